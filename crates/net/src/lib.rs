@@ -1,1 +1,8 @@
-//! stub
+//! Streams and sockets: everything between the operating system and the protocols.
+//!
+//! One byte stream ([`stream::Stream`]) in its shapes, the sockets it comes from, the bytes read ahead
+//! of a decision, the inspection of HTTP/1 heads, the one body type, draining, relaying, and the one
+//! small HTTP server and client loop of the control paths. Called by every crate that touches a
+//! connection. Decides nothing about destinations, identities or policies.
+
+pub mod stream;
