@@ -1,0 +1,94 @@
+//! Who may use a port or route (§4.4): the first authorization that admits the client decides.
+
+use std::net::IpAddr;
+use weft_model::identity::{Id, Peer};
+use weft_model::policy::{Authentication, Authorization};
+
+/// The first authorization that admits a client, if any does.
+pub fn admit<'a>(
+    authorizations: impl IntoIterator<Item = &'a Authorization>,
+    client: IpAddr,
+    peer: &Peer,
+) -> Option<&'a Authorization> {
+    authorizations.into_iter().find(|a| in_networks(a, client) && is_authenticated(&a.authentication, peer))
+}
+
+fn in_networks(authorization: &Authorization, client: IpAddr) -> bool {
+    authorization.networks.iter().any(|n| n.contains(client))
+}
+
+fn is_authenticated(wanted: &Authentication, peer: &Peer) -> bool {
+    match wanted {
+        Authentication::Unauthenticated => true,
+        Authentication::TlsUnauthenticated => matches!(peer, Peer::Tls(_)),
+        Authentication::TlsAuthenticated { ids, suffixes } => peer.id().is_some_and(|id| {
+            ids.contains(id)
+                || suffixes.iter().any(|suffix| match id {
+                    Id::Dns(name) => suffix.contains(name),
+                    // The empty suffix means "any identity", SPIFFE ones included; the peer admits
+                    // only DNS names here, which shuts SPIFFE workloads out of `all-authenticated`.
+                    Id::Uri(_) => suffix.0.is_empty(),
+                })
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_model::identity::NoTls;
+    use weft_model::policy::{DefaultPolicy, Suffix};
+
+    fn peer(id: &str) -> Peer {
+        Peer::Tls(id.parse().ok())
+    }
+
+    fn check(policy: DefaultPolicy, client: &str, peer: &Peer, expected: bool) {
+        let cluster = ["10.0.0.0/8".parse().unwrap()];
+        let authorizations = policy.authorizations(&cluster);
+        let admitted = admit(&authorizations, client.parse().unwrap(), peer).is_some();
+        assert_eq!(admitted, expected, "{policy:?} {client} {peer:?}");
+    }
+
+    #[test]
+    fn default_policies_admit_whom_they_name() {
+        use DefaultPolicy::*;
+        let plain = Peer::Plain(NoTls::NotFromRemote);
+        for (policy, plain_in, plain_out, meshed_in, meshed_out) in [
+            (Deny, false, false, false, false),
+            (AllAuthenticated, false, false, true, true),
+            (AllUnauthenticated, true, true, true, true),
+            (ClusterAuthenticated, false, false, true, false),
+            (ClusterUnauthenticated, true, false, true, false),
+            (Audit, true, true, true, true),
+        ] {
+            check(policy, "10.0.0.1", &plain, plain_in);
+            check(policy, "1.1.1.1", &plain, plain_out);
+            for id in ["web.default", "spiffe://mesh/web"] {
+                check(policy, "10.0.0.1", &peer(id), meshed_in);
+                check(policy, "1.1.1.1", &peer(id), meshed_out);
+            }
+            check(policy, "10.0.0.1", &Peer::Tls(None), plain_in);
+        }
+    }
+
+    #[test]
+    fn identities_match_exactly_or_by_suffix() {
+        let wanted = Authentication::TlsAuthenticated {
+            ids: vec!["a.x".parse().unwrap(), "spiffe://m/a".parse().unwrap()],
+            suffixes: vec![Suffix("shop".into())],
+        };
+        for (id, admitted) in [
+            ("a.x", true),
+            ("b.x", false),
+            ("w.shop", true),
+            ("shop", false),
+            ("spiffe://m/a", true),
+            ("spiffe://m/b", false),
+        ] {
+            assert_eq!(is_authenticated(&wanted, &peer(id)), admitted, "{id}");
+        }
+        assert!(is_authenticated(&Authentication::TlsUnauthenticated, &Peer::Tls(None)));
+        assert!(!is_authenticated(&Authentication::TlsUnauthenticated, &Peer::Passthrough(None)));
+    }
+}
