@@ -4,6 +4,7 @@
 
 use crate::address::NameAddr;
 use crate::destination::EndpointInfo;
+use crate::meta::Meta;
 use crate::route::{Condition, Labels, RetryBudget, StatusRange};
 use std::time::Duration;
 
@@ -22,6 +23,10 @@ pub struct Profile {
     pub opaque: bool,
     /// The address is this one endpoint.
     pub endpoint: Option<EndpointInfo>,
+    /// The service it is about, for metrics of receivers that want it; ours takes it from `logical`.
+    pub parent: Option<Meta>,
+    /// The resource that the routes come from.
+    pub source: Option<Meta>,
 }
 
 /// One leg of a traffic split.
