@@ -1,0 +1,681 @@
+//! Counters, gauges and histograms in families, and the registry that prints them.
+//!
+//! Every crate's metrics struct asks the `Registry` for its families once, resolves the series of a
+//! route or an endpoint when that is built, and keeps the handle: updating one is an atomic addition,
+//! without a lock, a look-up or an allocation. The admin server calls `Registry::render`. A family has
+//! a bounded number of series, because labels may come from strangers. Never global.
+
+use crate::text::{Exposition, Kind, LabelWriter, Labels};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Buckets of the `*_latency_ms` families, in milliseconds; the peer's, so that its dashboards work.
+pub const LATENCY_MS: &[f64] = &[
+    1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 100.0, 200.0, 300.0, 400.0, 500.0, 1000.0, 2000.0,
+    3000.0, 4000.0, 5000.0, 10000.0, 20000.0, 30000.0, 40000.0, 50000.0,
+];
+
+/// How long a full family waits between two searches for series that may go.
+const PURGE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Bounds of a registry.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most series a family; whoever asks for one more gets the shared one labelled `overflow="true"`.
+    pub series: usize,
+    /// How long a series stays after its last handle was dropped.
+    pub retain_idle: Duration,
+}
+
+impl Default for Limits {
+    /// 2,000 series (a guess: far above an ordinary mesh's, and still a scrape of a few megabytes);
+    /// 10 minutes, the peer's default.
+    fn default() -> Self {
+        Self { series: 2_000, retain_idle: Duration::from_secs(600) }
+    }
+}
+
+/// A number that only rises. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Counter(Arc<AtomicU64>);
+
+impl Counter {
+    /// Adds one.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Adds `n`; wraps at 2⁶⁴.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// The number now.
+    pub fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A whole number that rises and falls. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Gauge(Arc<AtomicI64>);
+
+impl Gauge {
+    /// Adds one.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Takes one away.
+    pub fn dec(&self) {
+        self.add(-1);
+    }
+
+    /// Adds `n`, which may be negative.
+    pub fn add(&self, n: i64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// Replaces the number.
+    pub fn set(&self, n: i64) {
+        self.0.store(n, Relaxed);
+    }
+
+    /// The number now.
+    pub fn value(&self) -> i64 {
+        self.0.load(Relaxed)
+    }
+
+    /// Adds one for as long as the returned guard lives.
+    pub fn track(&self) -> Tracked {
+        self.inc();
+        Tracked(self.clone())
+    }
+}
+
+/// One unit of a gauge, given back on drop.
+#[derive(Debug)]
+pub struct Tracked(Gauge);
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// A gauge of a fractional number. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Float(Arc<AtomicU64>);
+
+impl Float {
+    /// Replaces the number.
+    pub fn set(&self, value: f64) {
+        self.0.store(value.to_bits(), Relaxed);
+    }
+
+    /// The number now.
+    pub fn value(&self) -> f64 {
+        f64::from_bits(self.0.load(Relaxed))
+    }
+}
+
+/// Counts observations in fixed buckets. Clones share them.
+#[derive(Clone)]
+pub struct Histogram(Arc<Buckets>);
+
+struct Buckets {
+    bounds: &'static [f64],
+    /// One a bound and one for what lies above the last; not cumulative.
+    counts: Box<[AtomicU64]>,
+    /// An f64's bits.
+    sum: AtomicU64,
+}
+
+impl Histogram {
+    fn new(bounds: &'static [f64]) -> Self {
+        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
+        Self(Arc::new(Buckets { bounds, counts, sum: AtomicU64::new(0) }))
+    }
+
+    /// Counts one observation, in the family's unit. A NaN is not counted.
+    pub fn observe(&self, value: f64) {
+        if value.is_nan() {
+            return;
+        }
+        let at = self.0.bounds.partition_point(|bound| *bound < value);
+        if let Some(count) = self.0.counts.get(at) {
+            count.fetch_add(1, Relaxed);
+        }
+        let add = |bits| Some((f64::from_bits(bits) + value).to_bits());
+        // The closure never declines, so this cannot fail.
+        let _ = self.0.sum.fetch_update(Relaxed, Relaxed, add);
+    }
+
+    /// Counts a duration, in seconds.
+    pub fn observe_seconds(&self, value: Duration) {
+        self.observe(value.as_secs_f64());
+    }
+
+    /// Counts a duration, in milliseconds.
+    pub fn observe_millis(&self, value: Duration) {
+        self.observe(value.as_secs_f64() * 1e3);
+    }
+
+    /// How many observations were counted.
+    pub fn count(&self) -> u64 {
+        self.0.counts.iter().map(|c| c.load(Relaxed)).sum()
+    }
+
+    /// Their sum.
+    pub fn sum(&self) -> f64 {
+        f64::from_bits(self.0.sum.load(Relaxed))
+    }
+}
+
+impl fmt::Debug for Histogram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Histogram").field("count", &self.count()).field("sum", &self.sum()).finish()
+    }
+}
+
+/// What a family may consist of: `Counter`, `Gauge`, `Float` or `Histogram`.
+pub trait Metric: Clone + Send + Sync + 'static {
+    /// A new one at zero; only histograms have `bounds`.
+    #[doc(hidden)]
+    fn create(bounds: &'static [f64]) -> Self;
+    /// Whether anybody but its family holds it.
+    #[doc(hidden)]
+    fn is_held(&self) -> bool;
+    /// Writes its lines.
+    #[doc(hidden)]
+    fn write(&self, name: &str, labels: &str, out: &mut Exposition);
+}
+
+macro_rules! plain_metric {
+    ($($type:ident)*) => {$(
+        impl Metric for $type {
+            fn create(_: &'static [f64]) -> Self {
+                Self::default()
+            }
+            fn is_held(&self) -> bool {
+                Arc::strong_count(&self.0) > 1
+            }
+            fn write(&self, name: &str, labels: &str, out: &mut Exposition) {
+                out.line(name, labels, self.value());
+            }
+        }
+    )*};
+}
+
+plain_metric!(Counter Gauge Float);
+
+impl Metric for Histogram {
+    fn create(bounds: &'static [f64]) -> Self {
+        Self::new(bounds)
+    }
+
+    fn is_held(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
+    fn write(&self, name: &str, labels: &str, out: &mut Exposition) {
+        let (bucket, comma) = (format!("{name}_bucket"), if labels.is_empty() { "" } else { "," });
+        let mut total = 0;
+        let bounds = self.0.bounds.iter().map(|b| b.to_string()).chain(["+Inf".to_owned()]);
+        for (bound, count) in bounds.zip(&self.0.counts) {
+            total += count.load(Relaxed);
+            out.line(&bucket, &format!("{labels}{comma}le=\"{bound}\""), total);
+        }
+        out.line(&format!("{name}_sum"), labels, self.sum());
+        // The same total as the last bucket's, even if another thread counts meanwhile.
+        out.line(&format!("{name}_count"), labels, total);
+    }
+}
+
+/// Series of one name that differ in their labels. Clones share them.
+#[derive(Clone)]
+pub struct Family<M>(Arc<Inner<M>>);
+
+struct Inner<M> {
+    name: Box<str>,
+    help: Box<str>,
+    kind: Kind,
+    bounds: &'static [f64],
+    limits: Limits,
+    series: Mutex<Series<M>>,
+    overflow: OnceLock<M>,
+    /// How often a series was asked for and refused.
+    refused: AtomicU64,
+}
+
+struct Series<M> {
+    by_labels: BTreeMap<Arc<str>, Entry<M>>,
+    purged: Option<Instant>,
+}
+
+struct Entry<M> {
+    metric: M,
+    /// Since when nobody is known to hold it.
+    idle_since: Option<Instant>,
+}
+
+impl<M: Metric> Family<M> {
+    fn new(name: &str, help: &str, kind: Kind, shape: (&'static [f64], Limits)) -> Self {
+        let series = Mutex::new(Series { by_labels: BTreeMap::new(), purged: None });
+        let (overflow, refused) = (OnceLock::new(), AtomicU64::new(0));
+        let (name, help, (bounds, limits)) = (name.into(), help.into(), shape);
+        Self(Arc::new(Inner { name, help, kind, bounds, limits, series, overflow, refused }))
+    }
+
+    /// The handle of one series, created at zero if it does not exist. Keep it for as long as the series is
+    /// to be shown: one that nobody holds goes after the registry's idle time. Takes a lock and formats the
+    /// labels: call it when a route or an endpoint is built, not per request. At the family's bound it
+    /// gives the shared overflow series instead.
+    pub fn series(&self, labels: &(impl Labels + ?Sized)) -> M {
+        self.series_at(labels, Instant::now())
+    }
+
+    fn series_at(&self, labels: &(impl Labels + ?Sized), now: Instant) -> M {
+        let mut text = String::new();
+        labels.write(&mut LabelWriter::new(&mut text));
+        let mut series = self.lock();
+        if let Some(entry) = series.by_labels.get_mut(text.as_str()) {
+            entry.idle_since = None;
+            return entry.metric.clone();
+        }
+        if series.by_labels.len() >= self.0.limits.series {
+            if series.purged.is_none_or(|at| now.saturating_duration_since(at) >= PURGE_INTERVAL) {
+                series.purge(now, self.0.limits.retain_idle);
+            }
+            if series.by_labels.len() >= self.0.limits.series {
+                self.0.refused.fetch_add(1, Relaxed);
+                return self.0.overflow.get_or_init(|| M::create(self.0.bounds)).clone();
+            }
+        }
+        let metric = M::create(self.0.bounds);
+        series.by_labels.insert(text.into(), Entry { metric: metric.clone(), idle_since: None });
+        metric
+    }
+
+    /// How many series there are, without the overflow series.
+    pub fn len(&self) -> usize {
+        self.lock().by_labels.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Series<M>> {
+        self.0.series.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn render(&self, out: &mut Exposition, now: Instant) {
+        // The handles are copied so that nobody who resolves a series waits for the formatting.
+        let series: Vec<_> = self
+            .lock()
+            .by_labels
+            .iter()
+            .map(|(labels, entry)| (labels.clone(), entry.metric.clone()))
+            .collect();
+        let overflow = self.0.overflow.get();
+        if series.is_empty() && overflow.is_none() {
+            return;
+        }
+        let name = &self.0.name;
+        out.family(name, &self.0.help, self.0.kind);
+        for (labels, metric) in series {
+            metric.write(name, &labels, out);
+        }
+        if let Some(metric) = overflow {
+            metric.write(name, "overflow=\"true\"", out);
+        }
+        self.lock().purge(now, self.0.limits.retain_idle);
+    }
+}
+
+impl<M> fmt::Debug for Family<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Family").field(&self.0.name).finish()
+    }
+}
+
+impl<M: Metric> Series<M> {
+    /// Removes what nobody has held for `retain`; notes what nobody holds since now.
+    fn purge(&mut self, now: Instant, retain: Duration) {
+        self.purged = Some(now);
+        self.by_labels.retain(|_, entry| {
+            if entry.metric.is_held() {
+                entry.idle_since = None;
+                return true;
+            }
+            let since = *entry.idle_since.get_or_insert(now);
+            now.saturating_duration_since(since) < retain
+        });
+    }
+}
+
+/// Handles of the series that differ in one small closed thing, such as the status of a response, so
+/// that the request path resolves each only once. Finding one takes no lock. The first `SLOTS` keys
+/// are remembered; later ones are resolved each time.
+#[derive(Debug)]
+pub struct Split<M> {
+    slots: [OnceLock<(u64, M)>; SLOTS],
+}
+
+/// Eight statuses are more than a route shows in ordinary life.
+const SLOTS: usize = 8;
+
+impl<M> Default for Split<M> {
+    fn default() -> Self {
+        Self { slots: [const { OnceLock::new() }; SLOTS] }
+    }
+}
+
+impl<M: Metric> Split<M> {
+    /// Applies `update` to the handle of `key`, which `resolve` gets from the family at first use.
+    pub fn with(&self, key: u64, resolve: impl FnOnce() -> M, update: impl FnOnce(&M)) {
+        let known = self.slots.iter().map_while(OnceLock::get).find(|(known, _)| *known == key);
+        if let Some((_, metric)) = known {
+            return update(metric);
+        }
+        let metric = resolve();
+        update(&metric);
+        for slot in &self.slots {
+            // Another thread may have filled it meanwhile, perhaps with the same key.
+            if slot.get_or_init(|| (key, metric.clone())).0 == key {
+                return;
+            }
+        }
+    }
+}
+
+enum Member {
+    Counter(Family<Counter>),
+    Gauge(Family<Gauge>),
+    Float(Family<Float>),
+    Histogram(Family<Histogram>),
+    Collector(Box<dyn Fn(&mut Exposition) + Send + Sync>),
+}
+
+impl Member {
+    fn render(&self, out: &mut Exposition, now: Instant) {
+        match self {
+            Member::Counter(family) => family.render(out, now),
+            Member::Gauge(family) => family.render(out, now),
+            Member::Float(family) => family.render(out, now),
+            Member::Histogram(family) => family.render(out, now),
+            Member::Collector(collect) => collect(out),
+        }
+    }
+
+    /// Name and refusals, of a family.
+    fn overflow(&self) -> Option<(&str, u64)> {
+        let (name, refused) = match self {
+            Member::Counter(Family(inner)) => (&inner.name, &inner.refused),
+            Member::Gauge(Family(inner)) => (&inner.name, &inner.refused),
+            Member::Float(Family(inner)) => (&inner.name, &inner.refused),
+            Member::Histogram(Family(inner)) => (&inner.name, &inner.refused),
+            Member::Collector(_) => return None,
+        };
+        let refused = refused.load(Relaxed);
+        (refused > 0).then_some((name, refused))
+    }
+}
+
+/// All families of one process, in the order in which they were asked for. Clones share them.
+#[derive(Clone, Default)]
+pub struct Registry(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    limits: Limits,
+    members: Mutex<Vec<(Box<str>, Arc<Member>)>>,
+}
+
+impl Registry {
+    /// An empty registry with the default limits.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An empty registry.
+    pub fn with_limits(limits: Limits) -> Self {
+        Self(Arc::new(Shared { limits, members: Mutex::default() }))
+    }
+
+    /// A family of counters; its name should end in `_total`. Asking twice for one name gives the same
+    /// family, as inbound and outbound share some.
+    ///
+    /// # Panics
+    /// When the name is malformed or belongs to a family of another kind: a mistake in the program,
+    /// met at construction. The same holds for the other kinds.
+    pub fn counters(&self, name: &str, help: &str) -> Family<Counter> {
+        let create = |limits| Member::Counter(Family::new(name, help, Kind::Counter, (&[], limits)));
+        match &*self.member(name, create) {
+            Member::Counter(family) => family.clone(),
+            _ => clash(name),
+        }
+    }
+
+    /// A family of gauges of whole numbers.
+    pub fn gauges(&self, name: &str, help: &str) -> Family<Gauge> {
+        let create = |limits| Member::Gauge(Family::new(name, help, Kind::Gauge, (&[], limits)));
+        match &*self.member(name, create) {
+            Member::Gauge(family) => family.clone(),
+            _ => clash(name),
+        }
+    }
+
+    /// A family of gauges of fractional numbers, such as timestamps.
+    pub fn floats(&self, name: &str, help: &str) -> Family<Float> {
+        let create = |limits| Member::Float(Family::new(name, help, Kind::Gauge, (&[], limits)));
+        match &*self.member(name, create) {
+            Member::Float(family) => family.clone(),
+            _ => clash(name),
+        }
+    }
+
+    /// A family of histograms with these upper bounds, rising; the one without bound is added.
+    pub fn histograms(&self, name: &str, help: &str, bounds: &'static [f64]) -> Family<Histogram> {
+        assert!(bounds.is_sorted(), "the buckets of {name} do not rise");
+        let create = |limits| Member::Histogram(Family::new(name, help, Kind::Histogram, (bounds, limits)));
+        match &*self.member(name, create) {
+            Member::Histogram(family) => family.clone(),
+            _ => clash(name),
+        }
+    }
+
+    /// Calls `collect` at each scrape, for numbers that are cheaper to look up than to keep. `name` only
+    /// tells it from others: a second one of the same name is ignored.
+    pub fn collector(&self, name: &str, collect: impl Fn(&mut Exposition) + Send + Sync + 'static) {
+        self.member(name, |_| Member::Collector(Box::new(collect)));
+    }
+
+    /// The text of a scrape. Afterwards series that have been idle for too long are dropped.
+    pub fn render(&self) -> String {
+        self.render_at(Instant::now())
+    }
+
+    /// As `render`, with the time given.
+    pub fn render_at(&self, now: Instant) -> String {
+        let members: Vec<_> = self.lock().iter().map(|(_, member)| member.clone()).collect();
+        let mut out = Exposition::default();
+        for member in &members {
+            member.render(&mut out, now);
+        }
+        let overflows: Vec<_> = members.iter().filter_map(|member| member.overflow()).collect();
+        if !overflows.is_empty() {
+            let name = "weft_metrics_series_refused_total";
+            out.family(name, "Series asked for beyond a family's bound", Kind::Counter);
+            for (family, refused) in overflows {
+                out.line(name, &format!("family=\"{family}\""), refused);
+            }
+        }
+        out.finish()
+    }
+
+    fn member(&self, name: &str, create: impl FnOnce(Limits) -> Member) -> Arc<Member> {
+        let well_formed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+        assert!(!name.is_empty() && name.chars().all(well_formed), "malformed metric name {name:?}");
+        let mut members = self.lock();
+        if let Some((_, member)) = members.iter().find(|(known, _)| **known == *name) {
+            return member.clone();
+        }
+        let member = Arc::new(create(self.0.limits));
+        members.push((name.into(), member.clone()));
+        member
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(Box<str>, Arc<Member>)>> {
+        self.0.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.lock().iter().map(|(name, _)| name)).finish()
+    }
+}
+
+#[expect(clippy::panic, reason = "a mistake in the program, met at construction")]
+fn clash(name: &str) -> ! {
+    panic!("the metric {name} is registered with another kind")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrape_lists_families_in_order_of_registration_and_series_by_label() {
+        let registry = Registry::new();
+        let requests = registry.counters("request_total", "Requests.");
+        let open = registry.gauges("open", "Open\nconnections \\ now");
+        let empty = registry.counters("never_total", "Never used");
+        requests.series(&[("code", "500")]).add(2);
+        requests.series(&[("code", "200")]).inc();
+        open.series(&()).add(-3);
+        assert!(empty.is_empty());
+        assert_eq!(
+            registry.render(),
+            "# HELP request_total Requests.\n# TYPE request_total counter\n\
+             request_total{code=\"200\"} 1\nrequest_total{code=\"500\"} 2\n\
+             # HELP open Open\\nconnections \\\\ now\n# TYPE open gauge\nopen -3\n"
+        );
+    }
+
+    #[test]
+    fn a_histogram_is_cumulative_and_includes_its_bounds() {
+        let registry = Registry::new();
+        let family = registry.histograms("d_seconds", "Time", &[0.05, 1.0]);
+        let histogram = family.series(&[("a", "b")]);
+        for value in [0.0, 0.05, 0.25, 1.0, 7.5, f64::NAN] {
+            histogram.observe(value);
+        }
+        assert_eq!(
+            registry.render(),
+            "# HELP d_seconds Time\n# TYPE d_seconds histogram\n\
+             d_seconds_bucket{a=\"b\",le=\"0.05\"} 2\nd_seconds_bucket{a=\"b\",le=\"1\"} 4\n\
+             d_seconds_bucket{a=\"b\",le=\"+Inf\"} 5\nd_seconds_sum{a=\"b\"} 8.8\nd_seconds_count{a=\"b\"} 5\n"
+        );
+        histogram.observe_millis(Duration::from_millis(3));
+        assert_eq!(histogram.count(), 6);
+    }
+
+    #[test]
+    fn the_same_labels_and_the_same_name_give_the_same_series() {
+        let registry = Registry::new();
+        registry.counters("x_total", "").series(&[("a", "1")]).inc();
+        registry.counters("x_total", "").series(&[("a", "1")]).inc();
+        assert_eq!(registry.counters("x_total", "").series(&[("a", "1")]).value(), 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "another kind")]
+    fn one_name_cannot_have_two_kinds() {
+        let registry = Registry::new();
+        registry.counters("x", "");
+        registry.gauges("x", "");
+    }
+
+    #[test]
+    fn beyond_its_bound_a_family_counts_in_one_shared_series() {
+        let registry = Registry::with_limits(Limits { series: 2, ..Limits::default() });
+        let family = registry.counters("x_total", "X");
+        for host in ["a", "b", "c", "d", "a"] {
+            family.series(&[("host", host)]).inc();
+        }
+        let text = registry.render();
+        assert!(
+            text.contains("x_total{host=\"a\"} 2\nx_total{host=\"b\"} 1\nx_total{overflow=\"true\"} 2\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("weft_metrics_series_refused_total{family=\"x_total\"} 2\n"), "{text}");
+    }
+
+    #[test]
+    fn an_idle_series_goes_after_its_time_and_a_held_one_stays() {
+        let registry =
+            Registry::with_limits(Limits { retain_idle: Duration::from_secs(10), ..Limits::default() });
+        let family = registry.counters("x_total", "X");
+        let start = Instant::now();
+        let (held, dropped) = (family.series(&[("a", "held")]), family.series(&[("a", "dropped")]));
+        dropped.inc();
+        drop(dropped);
+        assert!(registry.render_at(start).contains("dropped"));
+        // Taken up again in time, it starts anew.
+        drop(family.series_at(&[("a", "dropped")], start + Duration::from_secs(9)));
+        for (seconds, present) in [(9, true), (18, true), (19, true), (20, false)] {
+            let text = registry.render_at(start + Duration::from_secs(seconds));
+            assert_eq!(text.contains("dropped"), present, "after {seconds} s:\n{text}");
+        }
+        assert_eq!(family.len(), 1);
+        held.inc();
+        assert!(registry.render().contains("x_total{a=\"held\"} 1"));
+    }
+
+    #[test]
+    fn a_full_family_makes_room_once_idle_series_may_go() {
+        let limits = Limits { series: 1, retain_idle: Duration::from_secs(10) };
+        let family = Registry::with_limits(limits).counters("x_total", "X");
+        let start = Instant::now();
+        drop(family.series_at(&[("a", "1")], start));
+        let refused = || family.0.refused.load(Relaxed);
+        family.series_at(&[("a", "2")], start);
+        assert_eq!(refused(), 1);
+        family.series_at(&[("a", "2")], start + Duration::from_secs(11));
+        assert_eq!(refused(), 1, "the idle series made room");
+    }
+
+    #[test]
+    fn a_split_remembers_its_first_keys_and_serves_all() {
+        let family = Registry::new().counters("x_total", "X");
+        let split = Split::default();
+        let mut resolved = 0;
+        for status in (0..12u64).chain(0..12) {
+            let resolve = || {
+                resolved += 1;
+                family.series(&[("status", status.to_string())])
+            };
+            split.with(status, resolve, Counter::inc);
+        }
+        assert_eq!(resolved, 12 + 4);
+        for status in 0..12 {
+            assert_eq!(family.series(&[("status", status.to_string())]).value(), 2);
+        }
+    }
+
+    #[test]
+    fn a_tracked_unit_is_given_back() {
+        let gauge = Gauge::default();
+        let (one, two) = (gauge.track(), gauge.track());
+        assert_eq!(gauge.value(), 2);
+        drop((one, two));
+        assert_eq!(gauge.value(), 0);
+    }
+}
