@@ -5,4 +5,9 @@
 //! small HTTP server and client loop of the control paths. Called by every crate that touches a
 //! connection. Decides nothing about destinations, identities or policies.
 
+pub mod body;
+pub mod drain;
+pub mod original;
+pub mod prefixed;
+pub mod socket;
 pub mod stream;
