@@ -1,0 +1,81 @@
+//! Power of two choices: two distinct random candidates, the less loaded one wins.
+//!
+//! Pure: the draw and the loads come from the caller (`backend`). It knows neither endpoints nor
+//! readiness, only how many candidates there are.
+
+/// Two distinct indices below `len`, uniformly drawn from the bits of `draw`; the same index twice if
+/// there is only one candidate, `None` if there is none. `len` counts up to 2³².
+pub fn two(len: usize, draw: u64) -> Option<(usize, usize)> {
+    match len {
+        0 => None,
+        1 => Some((0, 0)),
+        _ => {
+            let first = scale(draw >> 32, len);
+            let second = scale(draw & u64::from(u32::MAX), len - 1);
+            // Skipping the first index keeps the second uniform over the others.
+            Some((first, if second >= first { second + 1 } else { second }))
+        }
+    }
+}
+
+/// The index of the less loaded of two candidates; on a tie, the first drawn. `load` is asked only
+/// when there is a choice.
+pub fn choose(len: usize, draw: u64, load: impl Fn(usize) -> f64) -> Option<usize> {
+    let (first, second) = two(len, draw)?;
+    if first == second {
+        return Some(first);
+    }
+    Some(if load(second) < load(first) { second } else { first })
+}
+
+/// Maps 32 random bits onto `0..len` (Lemire's multiplication; its bias below 2⁻³² × len is of no
+/// consequence here).
+fn scale(bits: u64, len: usize) -> usize {
+    ((u128::from(bits) * len as u128) >> 32) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(len: usize, draw: u64, expected: Option<(usize, usize)>) {
+        assert_eq!(two(len, draw), expected, "len {len} draw {draw:#x}");
+    }
+
+    #[test]
+    fn edges_of_the_draw_stay_in_range() {
+        check(0, u64::MAX, None);
+        check(1, u64::MAX, Some((0, 0)));
+        check(2, 0, Some((0, 1)));
+        check(2, u64::MAX, Some((1, 0)));
+        check(10, u64::MAX, Some((9, 8)));
+        check(10, 0xffff_ffff, Some((0, 9)));
+    }
+
+    #[test]
+    fn every_ordered_pair_is_equally_likely() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut seen = [[0u32; 5]; 5];
+        for _ in 0..200_000 {
+            let (a, b) = two(5, rng.u64(..)).unwrap();
+            seen[a][b] += 1;
+        }
+        for (a, row) in seen.iter().enumerate() {
+            for (b, &count) in row.iter().enumerate() {
+                match a == b {
+                    true => assert_eq!(count, 0),
+                    false => assert!((9_500..10_500).contains(&count), "({a},{b}) drawn {count} times"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_lower_load_wins_and_ties_go_to_the_first() {
+        assert_eq!(choose(2, 0, |i| [2.0, 1.0][i]), Some(1));
+        assert_eq!(choose(2, 0, |i| [1.0, 2.0][i]), Some(0));
+        assert_eq!(choose(2, u64::MAX, |_| 1.0), Some(1));
+        assert_eq!(choose(1, 3, |_| unreachable!("no choice, no question")), Some(0));
+        assert_eq!(choose(0, 3, |_| 0.0), None);
+    }
+}
