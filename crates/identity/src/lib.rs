@@ -1,1 +1,12 @@
-//! stub
+//! Who we are and who they are: every TLS session, certificate and join token of the mesh.
+//!
+//! [`store`] holds an identity and makes handshakes with it, [`renew`] keeps it fresh, [`authority`] issues
+//! certificates, [`token`] and [`join`] let a workload ask for its first one. Called by the proxy, the control
+//! plane and the commands. It is the only crate that names rustls, and it opens no connection by itself.
+
+pub mod anchors;
+pub mod certificate;
+mod handshake;
+pub mod store;
+mod tls;
+pub mod verify;
