@@ -1,0 +1,95 @@
+//! Ejection of failing endpoints and their probation.
+
+use crate::{Start, World, addr, infos, now};
+use std::time::Duration;
+use tokio::task::yield_now;
+use weft_balance::{Cause, Change, Params, Verdict};
+use weft_model::policy::FailureAccrual;
+use weft_model::route::Backoff;
+
+fn params() -> Params {
+    let backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(60), jitter: 0.0 };
+    Params { breaker: Some(FailureAccrual::Consecutive { max_failures: 3, backoff }), ..Params::default() }
+}
+
+/// Ends one request at whatever endpoint is drawn.
+fn request(world: &World, draw: u64, verdict: Verdict) -> u16 {
+    let mut pending = world.backend.pick(now(), draw).unwrap().into_pending();
+    pending.first_frame(now());
+    pending.judge(verdict, None, now());
+    pending.info().addr.port()
+}
+
+async fn advance(time: Duration) {
+    tokio::time::advance(time).await;
+    yield_now().await; // lets the breaker's timer run
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ejected_endpoint_is_not_drawn_until_its_probation() {
+    let world = World::new(params(), Start::Ready);
+    world.backend.apply(Change::Reset(infos([1])));
+    for _ in 0..3 {
+        request(&world, 0, Verdict::Failure);
+    }
+    world.backend.apply(Change::Add(infos([2])));
+    for draw in 0..64 {
+        assert_eq!(request(&world, draw << 58, Verdict::Success), 2);
+    }
+    let ejected: Vec<_> = world.backend.snapshot().endpoints.iter().map(|e| e.ejected).collect();
+    assert_eq!(ejected, [true, false]);
+    assert_eq!(world.backend.metrics().snapshot().ejections, 1);
+    yield_now().await;
+    advance(Duration::from_secs(1)).await;
+    let drawn: Vec<_> = (0..64).map(|draw| request(&world, draw << 58, Verdict::Success)).collect();
+    assert!(drawn.contains(&1) && drawn.contains(&2), "{drawn:?}");
+    world.assert_at_rest();
+}
+
+#[tokio::test(start_paused = true)]
+async fn probation_admits_exactly_one_request() {
+    let world = World::new(params(), Start::Ready);
+    world.backend.apply(Change::Reset(infos([1])));
+    for _ in 0..3 {
+        request(&world, 0, Verdict::Failure);
+    }
+    assert_eq!(world.backend.pick(now(), 0).unwrap_err().cause, Cause::AllUnready);
+    yield_now().await;
+    advance(Duration::from_secs(1)).await;
+
+    let probe = world.backend.pick(now(), 0).unwrap();
+    assert!(world.backend.pick(now(), 0).is_err(), "one probe at a time");
+    drop(probe); // given up without a verdict: another may go
+    let mut probe = world.backend.pick(now(), 0).unwrap().into_pending();
+    probe.fail(now(), None);
+    probe.judge(Verdict::Failure, None, now());
+    drop(probe);
+
+    yield_now().await;
+    advance(Duration::from_secs(1)).await;
+    assert!(world.backend.pick(now(), 0).is_err(), "the second wait is longer");
+    advance(Duration::from_secs(1)).await;
+    request(&world, 0, Verdict::Success);
+    assert!(world.backend.pick(now(), 0).is_ok());
+    assert!(world.backend.pick(now(), 0).is_ok());
+    world.assert_at_rest();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probation_serves_a_waiting_request() {
+    let world = World::new(params(), Start::Ready);
+    world.backend.apply(Change::Reset(infos([1])));
+    for _ in 0..3 {
+        request(&world, 0, Verdict::Failure);
+    }
+    let wait = || {
+        let backend = world.backend.clone();
+        tokio::spawn(async move { backend.ready(None).await })
+    };
+    let (first, second) = (wait(), wait());
+    let probe = first.await.unwrap().unwrap();
+    assert_eq!(world.backend.snapshot().waiting, 1, "the probation is for one");
+    let mut pending = probe.into_pending();
+    pending.judge(Verdict::Success, None, now());
+    assert_eq!(second.await.unwrap().unwrap().info().addr, addr(1));
+}
