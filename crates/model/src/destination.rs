@@ -4,7 +4,7 @@
 //! `balance`.
 
 use crate::identity::TlsTarget;
-use crate::route::Labels;
+use crate::meta::Labels;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;

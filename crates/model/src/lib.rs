@@ -5,10 +5,12 @@
 //! the data path runs on it. Called by every other crate; calls none of them.
 
 pub mod address;
+pub mod authorization;
 pub mod destination;
 pub mod duration;
 pub mod identity;
 pub mod meta;
+pub mod metadata;
 pub mod name;
 pub mod object;
 pub mod policy;

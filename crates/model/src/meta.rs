@@ -1,6 +1,11 @@
-//! Where a route, backend or authorization comes from: the resource that metrics and reasons name.
+//! Where a route, backend or authorization comes from, and the labels it is counted under: what metrics
+//! and reasons name.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Labels for metrics, ordered by key, shared.
+pub type Labels = Arc<BTreeMap<String, String>>;
 
 /// The origin of a piece of policy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

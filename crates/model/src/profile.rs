@@ -4,8 +4,9 @@
 
 use crate::address::NameAddr;
 use crate::destination::EndpointInfo;
+use crate::meta::Labels;
 use crate::meta::Meta;
-use crate::route::{Condition, Labels, RetryBudget, StatusRange};
+use crate::route::{Condition, RetryBudget, StatusRange};
 use std::time::Duration;
 
 /// What is known about the destination that an address or name belongs to.

@@ -5,16 +5,14 @@
 //! `route` keeps it compiled, `wire` carries it.
 
 use crate::address::NameAddr;
+use crate::authorization::Authorization;
 use crate::destination::EndpointInfo;
+pub use crate::meta::Labels;
 use crate::meta::Meta;
-use crate::policy::Authorization;
+
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Labels for metrics, ordered by key, shared.
-pub type Labels = Arc<BTreeMap<String, String>>;
 
 /// A regular expression as text; compiled, anchored at both ends, by `decide`. `wire` and `index`
 /// only let expressions in that compile.

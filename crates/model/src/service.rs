@@ -2,8 +2,8 @@
 //!
 //! Validated by `resources` before they get here; `index` computes answers from them.
 
+use crate::metadata::Metadata;
 use crate::name::DnsName;
-use crate::object::Metadata;
 use crate::profile::ProfileRoute;
 use crate::route::RetryBudget;
 use std::collections::BTreeMap;

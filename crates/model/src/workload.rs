@@ -1,8 +1,8 @@
 //! Workloads: instances of applications, and who asks the control plane on behalf of one.
 
 use crate::identity::Id;
+use crate::metadata::Metadata;
 use crate::name::DnsName;
-use crate::object::Metadata;
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
