@@ -1,1 +1,9 @@
-//! stub
+//! The proxy's talk with the control plane.
+//!
+//! `channel` reaches it, `stream` keeps one watch alive through its failures, `cache` shares and
+//! forgets them, `lookup` is the front that plans are built from, and `certify` asks for the
+//! proxy's certificate. Called by `proxy`; knows policies as nouns of `model` and never as messages.
+
+pub mod cache;
+pub mod status;
+pub mod stream;

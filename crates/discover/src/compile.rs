@@ -1,0 +1,470 @@
+//! Turns what the control plane says about a destination into a plan (§3.2).
+//!
+//! Called by `destination` for each new answer. A backend that an earlier plan already had is taken
+//! over with its endpoints and connections. Never asks the control plane anything: endpoints are fed by
+//! the `Feed` it was given.
+
+use crate::plan::{Backend, Backends, Meshed, Plan, Protocol, Rule, RuleBackend, Table, TcpRefusal, TcpRule, Upstream};
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use weft_balance::backend::{Change, Params};
+use weft_connect::endpoint::{Context, Endpoint};
+use weft_decide::matching::{CompiledCondition, Matcher};
+use weft_model::address::{Addr, NameAddr};
+use weft_model::destination::EndpointInfo;
+use weft_model::identity::NoTls;
+use weft_model::meta::{Meta, Resource};
+use weft_model::policy::{
+    FailureAccrual, HttpRoutes, InboundPolicy, InboundProtocol, InboundRoutes, OutboundPolicy, OutboundProtocol, TcpRoute,
+};
+use weft_model::profile::Profile;
+use weft_model::route::{Dispatch, Distribution, Filter, LoadParams, Queue, Route, RouteBackend, Timeouts};
+use weft_route::metrics::{Metrics, Pairs};
+use weft_route::retry::{Budget, Retry};
+
+/// Starts feeding a backend with the endpoints of a name, until what it returns is dropped.
+pub type Feed = Arc<dyn Fn(&NameAddr, Backend) -> Box<dyn Any + Send + Sync> + Send + Sync>;
+
+/// Compiles plans of one direction.
+pub struct Compiler {
+    connect: Arc<Context>,
+    metrics: Metrics,
+    queue: Queue,
+    feed: Feed,
+    /// Longest look at a connection's first bytes, where the policy does not say.
+    detect_timeout: Duration,
+    live: Mutex<HashMap<Key, Weak<Live>>>,
+}
+
+/// What makes two backends the same.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key(String);
+
+/// A backend in use and what feeds it.
+struct Live {
+    backend: Backend,
+    _source: Box<dyn Any + Send + Sync>,
+}
+
+/// What the rules of one route table have in common.
+struct Common<'a> {
+    parent: &'a Meta,
+    breaker: Option<FailureAccrual>,
+}
+
+impl Compiler {
+    /// A compiler whose backends connect in `connect`, queue as `queue` says and are fed by `feed`.
+    pub fn new(connect: Arc<Context>, metrics: Metrics, queue: Queue, detect_timeout: Duration, feed: Feed) -> Self {
+        Self { connect, metrics, queue, feed, detect_timeout, live: Mutex::default() }
+    }
+
+    /// The plan of an outbound destination. `policy: None`: the control plane has none for it.
+    pub fn outbound(&self, addr: &Addr, profile: Option<&Profile>, policy: Option<&OutboundPolicy>) -> Plan {
+        let mut plan = match policy {
+            Some(policy) => self.from_policy(addr, policy),
+            None => self.synthesized(addr, profile),
+        };
+        if let Some(profile) = profile {
+            self.overlay(&mut plan, profile);
+        }
+        plan
+    }
+
+    /// The plan of an inbound port whose application listens at `app`.
+    pub fn inbound(&self, app: std::net::SocketAddr, port: u16, policy: &InboundPolicy) -> Plan {
+        let parent = with_port(&policy.meta, port);
+        let tcp_permission: Arc<[_]> = policy.authorizations.clone().into();
+        let nothing = InboundRoutes::default();
+        let (protocol, routes) = match &policy.protocol {
+            InboundProtocol::Detect { timeout, http } => (Protocol::Detect(*timeout), http),
+            InboundProtocol::Http1(http) => (Protocol::Http1, http),
+            InboundProtocol::Http2(http) | InboundProtocol::Grpc(http) => (Protocol::Http2, http),
+            InboundProtocol::Opaque => (Protocol::Opaque, &nothing),
+            InboundProtocol::Tls => (Protocol::Tls, &nothing),
+        };
+        let table = match protocol {
+            Protocol::Opaque | Protocol::Tls => Arc::new(Table::empty()),
+            _ => Arc::new(self.inbound_table(app, &parent, routes, &tcp_permission)),
+        };
+        // Under an HTTP policy there is no permission for bytes (§4.1).
+        let bytes_allowed = matches!(protocol, Protocol::Detect(_) | Protocol::Opaque | Protocol::Tls);
+        let permission = if bytes_allowed { tcp_permission } else { Arc::new([]) };
+        let route = Meta::default_named("default");
+        let backends = Backends::First([self.application(app, &parent, &route)].into());
+        Plan {
+            protocol,
+            http1: table.clone(),
+            http2: table,
+            tcp: [TcpRule { route, snis: [].into(), refusal: None, backends }].into(),
+            permission: Some(permission),
+            authority: Some(app.to_string()),
+            since: Instant::now(),
+            parent,
+        }
+    }
+
+    fn inbound_table(
+        &self,
+        app: std::net::SocketAddr,
+        parent: &Meta,
+        routes: &InboundRoutes,
+        server: &Arc<[weft_model::policy::Authorization]>,
+    ) -> Table {
+        let rule = |route: &Meta, own: &[weft_model::policy::Authorization], filters: &[Filter]| Rule {
+            route: route.clone(),
+            permission: Some(if own.is_empty() { server.clone() } else { own.iter().chain(server.iter()).cloned().collect() }),
+            filters: filters.into(),
+            backends: Backends::First([self.application(app, parent, route)].into()),
+            timeouts: Timeouts::default(),
+            profile_timeout: None,
+            retry: None,
+            classes: [].into(),
+            canonical: None,
+            metrics: self.metrics.policy_route(parent, route),
+        };
+        if routes.routes.is_empty() {
+            return Table::single(rule(&Meta::default_named("default"), &[], &[]));
+        }
+        let rules = routes.routes.iter().map(|route| {
+            route.rules.iter().map(|r| rule(&route.meta, &route.authorizations, &r.filters)).collect::<Vec<_>>()
+        });
+        match Matcher::new(&routes.routes) {
+            Ok(matcher) => Table::routes(matcher, rules.collect()),
+            Err(invalid) => {
+                let filter = Filter::Invalid { message: invalid.to_string() };
+                Table::single(rule(&Meta::default_named("invalid"), &[], &[filter]))
+            }
+        }
+    }
+
+    /// The application as the one backend of an inbound rule.
+    fn application(&self, app: std::net::SocketAddr, parent: &Meta, route: &Meta) -> RuleBackend {
+        let key = Key(format!("application {app}"));
+        let live = self.backend(key, LoadParams::default(), None, |backend, _| {
+            backend.apply(Change::Reset(vec![EndpointInfo::plain(app)]));
+            Box::new(())
+        });
+        RuleBackend {
+            meta: parent.clone(),
+            backend: Some(live.backend.clone()),
+            source: Some(live),
+            filters: [].into(),
+            metrics: self.metrics.backend(parent, route, parent).into(),
+        }
+    }
+
+    fn from_policy(&self, addr: &Addr, policy: &OutboundPolicy) -> Plan {
+        let parent = policy.meta.clone();
+        let empty = HttpRoutes::default();
+        let (protocol, http1, http2, tcp): (_, _, _, &[TcpRoute]) = match &policy.protocol {
+            // The timeout of the policy is obeyed; the peer parses and ignores it.
+            OutboundProtocol::Detect { timeout, http1, http2, opaque } => (Protocol::Detect(*timeout), http1, http2, opaque),
+            OutboundProtocol::Http1(http) => (Protocol::Http1, http, &empty, &[]),
+            OutboundProtocol::Http2(http) | OutboundProtocol::Grpc(http) => (Protocol::Http2, &empty, http, &[]),
+            OutboundProtocol::Opaque(routes) => (Protocol::Opaque, &empty, &empty, routes),
+            OutboundProtocol::Tls(routes) => (Protocol::Tls, &empty, &empty, routes),
+        };
+        let first = Arc::new(self.table(&parent, http1));
+        let second = if Arc::ptr_eq(&http1.routes, &http2.routes) && http1.breaker == http2.breaker {
+            first.clone()
+        } else {
+            Arc::new(self.table(&parent, http2))
+        };
+        Plan {
+            protocol,
+            http1: first,
+            http2: second,
+            tcp: tcp.iter().map(|route| self.tcp_rule(&parent, route)).collect(),
+            permission: None,
+            authority: Some(addr.to_string()),
+            since: Instant::now(),
+            parent,
+        }
+    }
+
+    /// A plan where the control plane has no policy: the profile's service or endpoint, else the original
+    /// address in plaintext.
+    fn synthesized(&self, addr: &Addr, profile: Option<&Profile>) -> Plan {
+        let (name, dispatch) = match (profile, addr) {
+            (Some(Profile { logical: Some(logical), .. }), _) => ("endpoint", balance(logical.clone())),
+            (Some(Profile { endpoint: Some(endpoint), .. }), _) => ("endpoint", Dispatch::Forward(endpoint.clone().into())),
+            (Some(_), Addr::Socket(socket)) => ("endpoint", forward(*socket)),
+            (None, Addr::Socket(socket)) => ("fallback", forward(*socket)),
+            (_, Addr::Name(name)) => ("fallback", balance(name.clone())),
+        };
+        let parent = Meta::default_named(name);
+        let rule = self.rule_to(&parent, &dispatch);
+        let table = Arc::new(Table::single(rule));
+        Plan {
+            protocol: Protocol::Detect(self.detect_timeout),
+            http1: table.clone(),
+            http2: table,
+            tcp: [TcpRule {
+                route: parent.clone(),
+                snis: [].into(),
+                refusal: None,
+                backends: Backends::First([self.dispatch(&parent, &parent, &dispatch)].into()),
+            }]
+            .into(),
+            permission: None,
+            authority: Some(addr.to_string()),
+            since: Instant::now(),
+            parent,
+        }
+    }
+
+    /// What a profile changes about a plan: opaque wins over any policy; routes and overrides replace the
+    /// whole HTTP policy, overrides the opaque one.
+    fn overlay(&self, plan: &mut Plan, profile: &Profile) {
+        if let Some(logical) = &profile.logical {
+            if !profile.routes.is_empty() || !profile.overrides.is_empty() {
+                let table = Arc::new(self.profile_table(&plan.parent, logical, profile));
+                plan.http1 = table.clone();
+                plan.http2 = table;
+                plan.authority = Some(logical.to_string());
+            }
+            if !profile.overrides.is_empty() || (profile.opaque && plan.tcp.is_empty()) {
+                let route = Meta::default_named("profile");
+                let backends = self.profile_backends(&plan.parent, &route, logical, profile);
+                plan.tcp = [TcpRule { route, snis: [].into(), refusal: None, backends }].into();
+            }
+        }
+        if profile.opaque {
+            plan.protocol = Protocol::Opaque;
+        }
+    }
+
+    fn profile_table(&self, parent: &Meta, logical: &NameAddr, profile: &Profile) -> Table {
+        let budget = profile.retry_budget.as_ref().map(|b| Arc::new(Budget::new(b, Instant::now())));
+        let dst = logical.to_string();
+        let rule = |labels: &[(String, String)]| {
+            let route = Meta::default_named("profile");
+            Rule {
+                permission: None,
+                filters: [].into(),
+                backends: self.profile_backends(parent, &route, logical, profile),
+                timeouts: Timeouts::default(),
+                profile_timeout: None,
+                retry: None,
+                classes: [].into(),
+                canonical: dst.parse().ok(),
+                metrics: self.metrics.profile_route(&dst, labels),
+                route,
+            }
+        };
+        let routes = profile.routes.iter().filter_map(|route| {
+            let condition = CompiledCondition::new(&route.condition).ok()?;
+            let labels: Pairs = route.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+            let mut rule = rule(&labels);
+            rule.classes = route.classes.clone().into();
+            rule.profile_timeout = route.timeout;
+            rule.retry = budget.clone().filter(|_| route.retryable).map(Retry::Profile);
+            Some((condition, rule))
+        });
+        Table::profile(routes.collect(), rule(&[]))
+    }
+
+    fn profile_backends(&self, parent: &Meta, route: &Meta, logical: &NameAddr, profile: &Profile) -> Backends {
+        let to = |dst: &NameAddr| {
+            let mut backend = self.dispatch(parent, route, &balance(dst.clone()));
+            backend.meta = service_meta(dst);
+            backend
+        };
+        match profile.overrides.as_slice() {
+            [] => Backends::First([to(logical)].into()),
+            overrides => Backends::Random(overrides.iter().map(|o| (to(&o.addr), o.weight)).collect()),
+        }
+    }
+
+    fn table(&self, parent: &Meta, http: &HttpRoutes) -> Table {
+        let common = Common { parent, breaker: http.breaker };
+        let rules = |route: &Route| route.rules.iter().map(|r| self.rule(&common, route, r)).collect::<Vec<_>>();
+        match Matcher::new(&http.routes) {
+            Ok(matcher) => Table::routes(matcher, http.routes.iter().map(rules).collect()),
+            Err(invalid) => {
+                let mut rule = self.rule_to(parent, &Dispatch::Missing);
+                rule.filters = [Filter::Invalid { message: invalid.to_string() }].into();
+                Table::single(rule)
+            }
+        }
+    }
+
+    fn rule(&self, common: &Common<'_>, route: &Route, rule: &weft_model::route::Rule) -> Rule {
+        Rule {
+            route: route.meta.clone(),
+            permission: None,
+            filters: rule.filters.clone().into(),
+            backends: self.backends(common, &route.meta, &rule.backends),
+            timeouts: rule.timeouts,
+            profile_timeout: None,
+            retry: rule.retry.clone().map(Retry::Policy),
+            classes: [].into(),
+            canonical: None,
+            metrics: self.metrics.policy_route(common.parent, &route.meta),
+        }
+    }
+
+    /// A rule that leads to one place.
+    fn rule_to(&self, parent: &Meta, dispatch: &Dispatch) -> Rule {
+        Rule {
+            route: parent.clone(),
+            permission: None,
+            filters: [].into(),
+            backends: Backends::First([self.dispatch(parent, parent, dispatch)].into()),
+            timeouts: Timeouts::default(),
+            profile_timeout: None,
+            retry: None,
+            classes: [].into(),
+            canonical: None,
+            metrics: self.metrics.policy_route(parent, parent),
+        }
+    }
+
+    fn tcp_rule(&self, parent: &Meta, route: &TcpRoute) -> TcpRule {
+        let refusal = route.filters.first().map(|filter| match filter {
+            Filter::Forbidden => TcpRefusal::Forbidden,
+            Filter::Invalid { message } => TcpRefusal::Invalid(message.clone()),
+            _ => TcpRefusal::Invalid("the filter does not apply to bytes".into()),
+        });
+        let common = Common { parent, breaker: None };
+        TcpRule {
+            route: route.meta.clone(),
+            snis: route.snis.clone().into(),
+            refusal,
+            backends: self.backends(&common, &route.meta, &route.backends),
+        }
+    }
+
+    fn backends(&self, common: &Common<'_>, route: &Meta, distribution: &Distribution) -> Backends {
+        match distribution {
+            Distribution::Empty | Distribution::Application => Backends::First([].into()),
+            Distribution::FirstAvailable(list) => {
+                Backends::First(list.iter().map(|b| self.rule_backend(common, route, b)).collect())
+            }
+            Distribution::RandomAvailable(list) => {
+                Backends::Random(list.iter().map(|(b, w)| (self.rule_backend(common, route, b), *w)).collect())
+            }
+        }
+    }
+
+    fn rule_backend(&self, common: &Common<'_>, route: &Meta, backend: &RouteBackend) -> RuleBackend {
+        let live = self.live(&backend.backend.dispatch, common.breaker);
+        RuleBackend {
+            meta: backend.backend.meta.clone(),
+            backend: live.as_ref().map(|l| l.backend.clone()),
+            source: live.map(|l| l as Arc<dyn Any + Send + Sync>),
+            filters: backend.filters.clone().into(),
+            metrics: self.metrics.backend(common.parent, route, &backend.backend.meta).into(),
+        }
+    }
+
+    fn dispatch(&self, parent: &Meta, route: &Meta, dispatch: &Dispatch) -> RuleBackend {
+        let live = self.live(dispatch, None);
+        RuleBackend {
+            meta: parent.clone(),
+            backend: live.as_ref().map(|l| l.backend.clone()),
+            source: live.map(|l| l as Arc<dyn Any + Send + Sync>),
+            filters: [].into(),
+            metrics: self.metrics.backend(parent, route, parent).into(),
+        }
+    }
+
+    /// The backend a dispatch leads to, the one already in use if there is one.
+    fn live(&self, dispatch: &Dispatch, breaker: Option<FailureAccrual>) -> Option<Arc<Live>> {
+        match dispatch {
+            Dispatch::Missing => None,
+            Dispatch::Forward(info) => {
+                let key = Key(format!("forward {info:?}"));
+                let info = (**info).clone();
+                Some(self.backend(key, LoadParams::default(), None, |backend, _| {
+                    backend.apply(Change::Reset(vec![info]));
+                    Box::new(())
+                }))
+            }
+            Dispatch::Balance { dst, load } => {
+                let key = Key(format!("{dst} {load:?} {breaker:?}"));
+                Some(self.backend(key, *load, breaker, |backend, feed| feed(dst, backend)))
+            }
+        }
+    }
+
+    fn backend(
+        &self,
+        key: Key,
+        load: LoadParams,
+        breaker: Option<FailureAccrual>,
+        start: impl FnOnce(Backend, &Feed) -> Box<dyn Any + Send + Sync>,
+    ) -> Arc<Live> {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = live.get(&key).and_then(Weak::upgrade) {
+            return found;
+        }
+        live.retain(|_, weak| weak.strong_count() > 0);
+        let params = Params { queue: self.queue, load, breaker, ..Params::default() };
+        let (connect, metrics) = (self.connect.clone(), self.metrics.clone());
+        let backend = Backend::new(params, move |info, readiness| Upstream {
+            metrics: metrics.endpoint(endpoint_labels(&info)),
+            meshed: if info.tls.is_some() { Meshed::Yes } else { Meshed::No },
+            endpoint: Endpoint::new(info, connect.clone(), readiness),
+        });
+        let source = start(backend.clone(), &self.feed);
+        let made = Arc::new(Live { backend, _source: source });
+        live.insert(key, Arc::downgrade(&made));
+        made
+    }
+}
+
+fn balance(dst: NameAddr) -> Dispatch {
+    Dispatch::Balance { dst, load: LoadParams::default() }
+}
+
+fn forward(addr: std::net::SocketAddr) -> Dispatch {
+    Dispatch::Forward(Box::new(EndpointInfo::plain(addr)))
+}
+
+/// A service's reference as its name tells it: `NAME.NS.svc…`, else unknown.
+fn service_meta(dst: &NameAddr) -> Meta {
+    let mut labels = dst.name.as_str().split('.');
+    match (labels.next(), labels.next(), labels.next()) {
+        (Some(name), Some(namespace), Some("svc")) => Meta::Resource(Arc::new(Resource {
+            group: "core".into(),
+            kind: "Service".into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            section: String::new(),
+            port: Some(dst.port.get()),
+        })),
+        _ => Meta::default_named("unknown"),
+    }
+}
+
+/// A server's reference with the port that it governs here.
+fn with_port(meta: &Meta, port: u16) -> Meta {
+    match meta {
+        Meta::Default(_) => meta.clone(),
+        Meta::Resource(r) => Meta::Resource(Arc::new(Resource { port: Some(port), ..(**r).clone() })),
+    }
+}
+
+/// Labels of an endpoint's series (§5.1): target, TLS, discovery labels.
+fn endpoint_labels(info: &EndpointInfo) -> Pairs {
+    let mut labels: Pairs = vec![
+        ("target_addr".into(), info.addr.to_string()),
+        ("target_ip".into(), info.addr.ip().to_string()),
+        ("target_port".into(), info.addr.port().to_string()),
+    ];
+    match &info.tls {
+        Some(target) => {
+            labels.push(("tls".into(), "true".into()));
+            labels.push(("server_id".into(), target.id.to_string()));
+        }
+        None => {
+            labels.push(("tls".into(), "no_identity".into()));
+            labels.push(("no_tls_reason".into(), NoTls::NotProvidedByDiscovery.as_str().into()));
+        }
+    }
+    labels.extend(info.labels.iter().map(|(key, value)| (format!("dst_{key}"), value.clone())));
+    labels
+}
