@@ -1,1 +1,25 @@
-//! stub
+//! From manifests to what proxies ask: endpoints, profiles and policies, computed without I/O.
+//!
+//! `resources` feeds [`Index::apply`] with batches of changes; `serve` asks [`Index::view`] which view
+//! answers a question and [`Index::resolve`] what it says, and recomputes the views that
+//! [`Touched`] names. Everything here is pure: no clock, runtime, randomness, file or socket. It knows
+//! neither protobuf nor manifest text.
+
+pub mod annotations;
+pub mod ask;
+pub mod config;
+mod index;
+mod policies;
+mod profiles;
+pub mod resolve;
+mod scope;
+mod services;
+mod touched;
+pub mod verdict;
+mod workloads;
+
+pub use ask::{OutboundTarget, Question};
+pub use config::Config;
+pub use index::Index;
+pub use resolve::{Answer, EndpointSet, ProfileTarget, Refusal, RefusalKind, ViewKey, diff};
+pub use touched::Touched;

@@ -1,0 +1,329 @@
+//! The index: all objects, and what a change of one of them touches.
+//!
+//! Owned by `control`; changed only by [`Index::apply`], read by the resolving modules beside it. The
+//! result of a set of changes does not depend on how they are cut into batches.
+
+use crate::annotations::PortList;
+use crate::config::Config;
+use crate::scope::{PortLists, Scope};
+use crate::touched::Touched;
+use crate::workloads::WorkloadEntry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use weft_model::name::DnsName;
+use weft_model::object::{Change, Key, Kind, Metadata, Object};
+use weft_model::service::{EndpointSlice, Namespace, Service, ServiceName, ServiceProfile};
+use weft_model::workload::{Asker, ExternalWorkload, WorkloadName};
+
+/// All objects of the mesh, indexed. Cloning costs time in the number of objects; the objects are
+/// shared.
+#[derive(Clone, Debug)]
+pub struct Index {
+    config: Arc<Config>,
+    scopes: BTreeMap<String, Scope>,
+    services_at: BTreeMap<IpAddr, BTreeSet<ServiceName>>,
+    workloads_at: BTreeMap<IpAddr, BTreeSet<WorkloadName>>,
+}
+
+impl Index {
+    /// An index of nothing.
+    pub fn new(config: Config) -> Self {
+        Self {
+            config: Arc::new(config),
+            scopes: BTreeMap::new(),
+            services_at: BTreeMap::new(),
+            workloads_at: BTreeMap::new(),
+        }
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Applies changes in order and tells what they may have altered. Upserts of equal objects (also
+    /// from another file or line) touch nothing. Costs time in the size of the batch and of the
+    /// services it touches, not of the whole.
+    pub fn apply(&mut self, batch: impl IntoIterator<Item = Change>) -> Touched {
+        let mut touched = Touched::default();
+        for change in batch {
+            match change {
+                Change::Upsert(object) => self.put(object.key(), Some(object), &mut touched),
+                Change::Delete(key) => self.put(key, None, &mut touched),
+            }
+        }
+        touched
+    }
+
+    /// Every object, ordered by key.
+    pub fn objects(&self) -> impl Iterator<Item = Object> {
+        let scopes = self.scopes.values();
+        let of_each = move |list: fn(&Scope) -> Vec<Object>| scopes.clone().flat_map(list);
+        of_each(|s| s.namespace.iter().cloned().map(Object::Namespace).collect())
+            .chain(of_each(|s| s.services.values().cloned().map(Object::Service).collect()))
+            .chain(of_each(|s| s.slices.values().cloned().map(Object::EndpointSlice).collect()))
+            .chain(of_each(|s| {
+                s.workloads.values().map(|w| Object::ExternalWorkload(w.object.clone())).collect()
+            }))
+            .chain(of_each(|s| s.profiles.values().cloned().map(Object::ServiceProfile).collect()))
+    }
+
+    fn put(&mut self, key: Key, object: Option<Object>, touched: &mut Touched) {
+        let scope_name = if key.kind == Kind::Namespace { &key.name } else { &key.namespace };
+        if object.is_none() && !self.scopes.contains_key(scope_name) {
+            return;
+        }
+        let scope_name = scope_name.clone();
+        match (key.kind, object) {
+            (Kind::Namespace, Some(Object::Namespace(o))) => {
+                self.put_namespace(&scope_name, Some(o), touched)
+            }
+            (Kind::Namespace, _) => self.put_namespace(&scope_name, None, touched),
+            (Kind::Service, Some(Object::Service(o))) => self.put_service(&key, Some(o), touched),
+            (Kind::Service, _) => self.put_service(&key, None, touched),
+            (Kind::EndpointSlice, Some(Object::EndpointSlice(o))) => self.put_slice(&key, Some(o), touched),
+            (Kind::EndpointSlice, _) => self.put_slice(&key, None, touched),
+            (Kind::ExternalWorkload, Some(Object::ExternalWorkload(o))) => {
+                self.put_workload(&key, Some(o), touched)
+            }
+            (Kind::ExternalWorkload, _) => self.put_workload(&key, None, touched),
+            (Kind::ServiceProfile, Some(Object::ServiceProfile(o))) => {
+                self.put_profile(&key, Some(o), touched)
+            }
+            (Kind::ServiceProfile, _) => self.put_profile(&key, None, touched),
+        }
+        if self.scopes.get(&scope_name).is_some_and(Scope::is_empty) {
+            self.scopes.remove(&scope_name);
+        }
+    }
+
+    fn put_namespace(&mut self, name: &str, new: Option<Arc<Namespace>>, touched: &mut Touched) {
+        let scope = self.scopes.entry(name.to_owned()).or_default();
+        let old = std::mem::replace(&mut scope.namespace, new.clone());
+        scope.ports = new.as_ref().map(|n| PortLists::read(&n.meta)).unwrap_or_default();
+        let annotations =
+            |n: &Option<Arc<Namespace>>| n.as_ref().map(|n| n.meta.annotations.clone()).unwrap_or_default();
+        if annotations(&old) == annotations(&new) {
+            return;
+        }
+        for service in scope.services.values() {
+            touched.endpoints.insert(service.name());
+            touch_service(service, touched);
+        }
+        for workload in scope.workloads.values() {
+            touch_workload(&workload.object, touched);
+        }
+    }
+
+    fn put_service(&mut self, key: &Key, new: Option<Arc<Service>>, touched: &mut Touched) {
+        let scope = self.scopes.entry(key.namespace.clone()).or_default();
+        let old = scope.put_service(&key.name, new.clone());
+        let same = match (&old, &new) {
+            (Some(a), Some(b)) => {
+                same_meta(&a.meta, &b.meta)
+                    && (&a.addressing, &a.selector, &a.ports, a.traffic)
+                        == (&b.addressing, &b.selector, &b.ports, b.traffic)
+            }
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
+            return;
+        }
+        let name = ServiceName { namespace: key.namespace.clone(), name: key.name.clone() };
+        if let Some(service) = &old {
+            for ip in service.virtual_ips() {
+                forget(&mut self.services_at, ip, &name);
+            }
+            touch_service(service, touched);
+        }
+        if let Some(service) = &new {
+            for ip in service.virtual_ips() {
+                self.services_at.entry(*ip).or_default().insert(name.clone());
+            }
+            touch_service(service, touched);
+        }
+        touched.services.insert(name.clone());
+        touched.endpoints.insert(name);
+    }
+
+    fn put_slice(&mut self, key: &Key, new: Option<Arc<EndpointSlice>>, touched: &mut Touched) {
+        let scope = self.scopes.entry(key.namespace.clone()).or_default();
+        let old = scope.put_slice(&key.name, new.clone());
+        let same = match (&old, &new) {
+            (Some(a), Some(b)) => {
+                same_meta(&a.meta, &b.meta)
+                    && (&a.service, &a.endpoints, &a.ports) == (&b.service, &b.endpoints, &b.ports)
+            }
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
+            return;
+        }
+        for slice in old.iter().chain(&new) {
+            if !slice.service.is_empty() {
+                touched
+                    .endpoints
+                    .insert(ServiceName { namespace: key.namespace.clone(), name: slice.service.clone() });
+            }
+        }
+    }
+
+    fn put_workload(&mut self, key: &Key, new: Option<Arc<ExternalWorkload>>, touched: &mut Touched) {
+        let scope = self.scopes.entry(key.namespace.clone()).or_default();
+        let old = scope.put_workload(&key.name, new.clone().map(WorkloadEntry::new)).map(|w| w.object);
+        let same = match (&old, &new) {
+            (Some(a), Some(b)) => {
+                same_meta(&a.meta, &b.meta)
+                    && (&a.identity, &a.server_name, &a.ips, &a.ports, a.ready, &a.owner)
+                        == (&b.identity, &b.server_name, &b.ips, &b.ports, b.ready, &b.owner)
+            }
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
+            return;
+        }
+        let name = WorkloadName { namespace: key.namespace.clone(), name: key.name.clone() };
+        for ip in old.iter().flat_map(|w| &w.ips) {
+            forget(&mut self.workloads_at, ip, &name);
+        }
+        for ip in new.iter().flat_map(|w| &w.ips) {
+            self.workloads_at.entry(*ip).or_default().insert(name.clone());
+        }
+        let Some(scope) = self.scopes.get(&key.namespace) else { return };
+        for workload in old.iter().chain(&new) {
+            touch_workload(workload, touched);
+            touched.endpoints.extend(scope.selectors_of(&workload.meta.labels).map(|s| s.name()));
+        }
+        for service in scope.services_pointing_at(&key.name) {
+            touched
+                .endpoints
+                .insert(ServiceName { namespace: key.namespace.clone(), name: service.to_owned() });
+        }
+    }
+
+    fn put_profile(&mut self, key: &Key, new: Option<Arc<ServiceProfile>>, touched: &mut Touched) {
+        let scope = self.scopes.entry(key.namespace.clone()).or_default();
+        let old = match &new {
+            Some(profile) => scope.profiles.insert(key.name.clone(), profile.clone()),
+            None => scope.profiles.remove(&key.name),
+        };
+        let same = match (&old, &new) {
+            (Some(a), Some(b)) => {
+                (&a.routes, a.retry_budget, &a.overrides) == (&b.routes, b.retry_budget, &b.overrides)
+            }
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
+            return;
+        }
+        if let Some(name) = self.profiled_service(&key.name) {
+            if let Some(service) = self.service(&name) {
+                let ips: Vec<IpAddr> = service.virtual_ips().to_vec();
+                touched.addresses.extend(ips);
+            }
+            touched.services.insert(name);
+        }
+    }
+
+    /// The service that a profile of this name is for.
+    pub(crate) fn profiled_service(&self, profile: &str) -> Option<ServiceName> {
+        let name: DnsName = profile.parse().ok()?;
+        let host = crate::ask::service_host(&name, &self.config.mesh.cluster_domain)?;
+        host.instance.is_none().then_some(host.service)
+    }
+
+    /// The objects of a namespace.
+    pub(crate) fn scope(&self, namespace: &str) -> Option<&Scope> {
+        self.scopes.get(namespace)
+    }
+
+    /// Every namespace that has objects.
+    pub(crate) fn scopes(&self) -> impl Iterator<Item = (&String, &Scope)> {
+        self.scopes.iter()
+    }
+
+    /// A service.
+    pub fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
+        self.scopes.get(&name.namespace)?.services.get(&name.name)
+    }
+
+    /// A workload.
+    pub fn workload(&self, name: &WorkloadName) -> Option<&Arc<ExternalWorkload>> {
+        self.workload_entry(name).map(|w| &w.object)
+    }
+
+    pub(crate) fn workload_entry(&self, name: &WorkloadName) -> Option<&WorkloadEntry> {
+        self.scopes.get(&name.namespace)?.workloads.get(&name.name)
+    }
+
+    /// The service that owns a virtual address: of several that claim it, the oldest.
+    pub fn service_at(&self, ip: IpAddr) -> Option<&Arc<Service>> {
+        let claims = self.services_at.get(&ip)?.iter().filter_map(|name| self.service(name));
+        claims.min_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()))
+    }
+
+    /// The workloads that have an address, the oldest first.
+    pub(crate) fn workloads_at(&self, ip: IpAddr) -> Vec<&WorkloadEntry> {
+        let names = self.workloads_at.get(&ip).into_iter().flatten();
+        let mut found: Vec<_> = names.filter_map(|name| self.workload_entry(name)).collect();
+        found.sort_by(|a, b| a.object.meta.seniority().cmp(&b.object.meta.seniority()));
+        found
+    }
+
+    /// The zone an asker is in, empty if unknown.
+    pub(crate) fn zone_of(&self, asker: &Asker) -> &str {
+        self.asking(asker).and_then(|w| w.zone()).unwrap_or_default()
+    }
+
+    /// The host an asker is on: as it says, else as its workload's label says; empty if unknown.
+    pub(crate) fn node_of<'a>(&'a self, asker: &'a Asker) -> &'a str {
+        match asker.node.as_str() {
+            "" => self.asking(asker).and_then(|w| w.host()).unwrap_or_default(),
+            node => node,
+        }
+    }
+
+    fn asking(&self, asker: &Asker) -> Option<&ExternalWorkload> {
+        self.scopes.get(&asker.namespace)?.workloads.get(&asker.workload).map(|w| &*w.object)
+    }
+
+    /// An annotation of an object, or of its namespace if the object has none.
+    pub(crate) fn inherited<'a>(&'a self, meta: &'a Metadata, key: &str) -> Option<&'a str> {
+        let of_namespace = || self.scopes.get(&meta.namespace)?.namespace.as_ref()?.meta.annotations.get(key);
+        meta.annotations.get(key).or_else(of_namespace).map(String::as_str)
+    }
+
+    /// The ports that are opaque by default for an object of a namespace that says nothing itself.
+    pub(crate) fn opaque_default(&self, namespace: &str) -> &PortList {
+        let of_namespace = self.scopes.get(namespace).and_then(|s| s.ports.opaque.as_ref());
+        of_namespace.unwrap_or(&self.config.default_opaque_ports)
+    }
+}
+
+/// Whether two versions of an object's metadata have the same effect.
+fn same_meta(a: &Metadata, b: &Metadata) -> bool {
+    (&a.labels, &a.annotations, a.created) == (&b.labels, &b.annotations, b.created)
+}
+
+fn touch_service(service: &Service, touched: &mut Touched) {
+    touched.services.insert(service.name());
+    touched.addresses.extend(service.virtual_ips());
+}
+
+fn touch_workload(workload: &ExternalWorkload, touched: &mut Touched) {
+    touched.workloads.insert(workload.name());
+    touched.addresses.extend(&workload.ips);
+}
+
+fn forget<T: Ord>(index: &mut BTreeMap<IpAddr, BTreeSet<T>>, ip: &IpAddr, name: &T) {
+    let Some(names) = index.get_mut(ip) else { return };
+    names.remove(name);
+    if names.is_empty() {
+        index.remove(ip);
+    }
+}

@@ -1,0 +1,214 @@
+//! Workloads: each as an endpoint that others reach, and the inbound policy of its ports.
+//!
+//! Used by `services.rs` and `profiles.rs` for endpoints and by `resolve.rs` for inbound policies.
+
+use crate::annotations::{DEFAULT_INBOUND_POLICY, PortList, REQUIRE_IDENTITY_PORTS};
+use crate::config::{Config, Http2Upgrade, TransportMode, ZoneWeights};
+use crate::index::Index;
+use crate::resolve::{Refusal, RefusalKind};
+use crate::scope::PortLists;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::sync::{Arc, OnceLock};
+use weft_model::destination::{EndpointInfo, Locality, ProtocolHint};
+use weft_model::identity::TlsTarget;
+use weft_model::meta::Meta;
+use weft_model::policy::{DefaultPolicy, InboundPolicy, InboundProtocol, InboundRoutes};
+use weft_model::route::{Distribution, HttpMatch, Labels, PathMatch, RequestMatch, Route, Rule, Timeouts};
+use weft_model::workload::{ExternalWorkload, WorkloadName};
+
+/// The weight of one share.
+pub(crate) const WEIGHT: u32 = 10_000;
+/// The inbound port of a workload's proxy unless its port list says otherwise (§0.1).
+const PROXY_PORT: NonZeroU16 = NonZeroU16::MIN.saturating_add(4142);
+/// The name under which a workload declares its proxy's inbound port (§1A.6).
+const PROXY_PORT_NAME: &str = "linkerd-proxy";
+
+/// A workload and what is worked out once for all its answers.
+#[derive(Clone, Debug)]
+pub(crate) struct WorkloadEntry {
+    pub(crate) object: Arc<ExternalWorkload>,
+    ports: PortLists,
+    /// Labels without locality, and with it as local and as remote. Shared by all answers, so that
+    /// comparing two answers compares pointers.
+    labels: [OnceLock<Labels>; 3],
+}
+
+impl WorkloadEntry {
+    pub(crate) fn new(object: Arc<ExternalWorkload>) -> Self {
+        Self { ports: PortLists::read(&object.meta), labels: Default::default(), object }
+    }
+
+    /// Labels of this workload as an endpoint (§1A.6), for an asker at this distance.
+    fn labels(&self, locality: Locality) -> Labels {
+        let (slot, name) = match locality {
+            Locality::Unknown => (&self.labels[0], None),
+            Locality::Local => (&self.labels[1], Some("local")),
+            Locality::Remote => (&self.labels[2], Some("remote")),
+        };
+        slot.get_or_init(|| {
+            let mut labels =
+                BTreeMap::from([("external_workload".to_owned(), self.object.meta.name.clone())]);
+            if let Some(owner) = &self.object.owner {
+                labels.insert(owner.kind.to_lowercase(), owner.name.clone());
+            }
+            if let Some(zone) = self.object.zone() {
+                labels.insert("zone".to_owned(), zone.to_owned());
+            }
+            if let Some(name) = name {
+                labels.insert("zone_locality".to_owned(), name.to_owned());
+            }
+            Arc::new(labels)
+        })
+        .clone()
+    }
+
+    /// The number of the port with this name.
+    pub(crate) fn port_named(&self, name: &str) -> Option<NonZeroU16> {
+        self.object.ports.iter().find(|p| p.name == name).map(|p| p.port)
+    }
+
+    /// Whether the workload declares this port.
+    pub(crate) fn declares(&self, port: NonZeroU16) -> bool {
+        self.object.ports.iter().any(|p| p.port == port)
+    }
+
+    fn names_of(&self, port: NonZeroU16) -> impl Iterator<Item = &str> {
+        self.object.ports.iter().filter(move |p| p.port == port).map(|p| p.name.as_str())
+    }
+
+    fn listed(&self, list: &PortList, port: NonZeroU16) -> bool {
+        list.contains(port.get(), self.names_of(port))
+    }
+}
+
+/// How far an endpoint's zone is from the asker's.
+pub(crate) fn locality(asker: &str, endpoint: Option<&str>) -> Locality {
+    match endpoint {
+        None | Some("") => Locality::Unknown,
+        _ if asker.is_empty() => Locality::Unknown,
+        Some(zone) if zone == asker => Locality::Local,
+        Some(_) => Locality::Remote,
+    }
+}
+
+/// The weight of an endpoint at this distance.
+pub(crate) fn weight(config: &Config, locality: Locality) -> u32 {
+    match (config.zone_weights, locality) {
+        (ZoneWeights::LocalTenfold, Locality::Local) => WEIGHT * 10,
+        _ => WEIGHT,
+    }
+}
+
+impl Index {
+    /// Whether a port of a workload is opaque: by its own annotation, else its namespace's, else the
+    /// default list.
+    pub(crate) fn is_opaque_at(&self, workload: &WorkloadEntry, port: NonZeroU16) -> bool {
+        let inherited = || self.opaque_default(&workload.object.meta.namespace);
+        workload.listed(workload.ports.opaque.as_ref().unwrap_or_else(inherited), port)
+    }
+
+    /// Whether a port of a workload does not go through its proxy.
+    fn is_skipped_at(&self, workload: &WorkloadEntry, port: NonZeroU16) -> bool {
+        let of_namespace =
+            || self.scope(&workload.object.meta.namespace).and_then(|s| s.ports.skipped.as_ref());
+        let list = workload.ports.skipped.as_ref().or_else(of_namespace);
+        list.is_some_and(|list| workload.listed(list, port))
+    }
+
+    /// A workload's port as an endpoint, seen from a zone (empty if unknown) (§1A.6).
+    pub(crate) fn endpoint_at(
+        &self,
+        workload: &WorkloadEntry,
+        ip: IpAddr,
+        port: NonZeroU16,
+        zone: &str,
+    ) -> EndpointInfo {
+        let config = self.config();
+        let locality = locality(zone, workload.object.zone());
+        let mut info = EndpointInfo {
+            weight: weight(config, locality),
+            labels: workload.labels(locality),
+            locality,
+            ..EndpointInfo::plain(SocketAddr::new(ip, port.get()))
+        };
+        if self.is_skipped_at(workload, port) {
+            return info;
+        }
+        let opaque = self.is_opaque_at(workload, port);
+        info.tls = Some(TlsTarget {
+            id: workload.object.identity.clone(),
+            server_name: workload.object.server_name.clone(),
+        });
+        info.hint = match (opaque, config.upgrade) {
+            (true, _) => ProtocolHint::Opaque,
+            (false, Http2Upgrade::Offered) => ProtocolHint::Http2,
+            (false, Http2Upgrade::Withheld) => ProtocolHint::Unknown,
+        };
+        info.http2 = config.http2;
+        let proxy_port = workload.port_named(PROXY_PORT_NAME).unwrap_or(PROXY_PORT);
+        if port != proxy_port && (opaque || config.transport == TransportMode::Header) {
+            info.transport_port = Some(proxy_port);
+        }
+        info
+    }
+
+    /// The inbound policy of a workload's port (§1E.3): that of the default server, as long as there
+    /// are no server resources.
+    pub(crate) fn inbound(&self, name: &WorkloadName, port: NonZeroU16) -> Result<InboundPolicy, Refusal> {
+        let workload = self.workload_entry(name).ok_or_else(|| {
+            Refusal::new(RefusalKind::NotFound, format!("external workload {name} is not known"))
+        })?;
+        Ok(self.default_server(workload, port))
+    }
+
+    fn default_server(&self, workload: &WorkloadEntry, port: NonZeroU16) -> InboundPolicy {
+        let policy = self.default_policy_at(workload, port);
+        let protocol = if self.is_opaque_at(workload, port) {
+            InboundProtocol::Opaque
+        } else {
+            let http = InboundRoutes { routes: Arc::new([default_route()]), rate_limit: None };
+            InboundProtocol::Detect { timeout: self.config().detect_timeout, http }
+        };
+        InboundPolicy {
+            meta: Meta::default_named(policy.name()),
+            protocol,
+            authorizations: policy.authorizations(&self.config().cluster_networks),
+        }
+    }
+
+    /// The default policy of a port: the workload's annotation, else its namespace's, else the
+    /// mesh's; an identity is demanded on the ports that are listed for it. A name that is no policy
+    /// denies, because taking the mesh's wide default for it would open what somebody meant to close.
+    fn default_policy_at(&self, workload: &WorkloadEntry, port: NonZeroU16) -> DefaultPolicy {
+        let meta = &workload.object.meta;
+        let policy = match self.inherited(meta, DEFAULT_INBOUND_POLICY) {
+            Some(name) => DefaultPolicy::parse(name.trim()).unwrap_or(DefaultPolicy::Deny),
+            None => self.config().default_policy,
+        };
+        let demanded = self.inherited(meta, REQUIRE_IDENTITY_PORTS);
+        match demanded.is_some_and(|text| workload.listed(&PortList::parse(text).0, port)) {
+            true => policy.requiring_identity(),
+            false => policy,
+        }
+    }
+}
+
+/// The route of a server without routes: everything, to the application.
+fn default_route() -> Route {
+    let everything = HttpMatch { path: Some(PathMatch::Prefix("/".into())), ..HttpMatch::default() };
+    Route {
+        meta: Meta::default_named("default"),
+        hosts: Vec::new(),
+        rules: vec![Rule {
+            matches: vec![RequestMatch::Http(everything)],
+            filters: Vec::new(),
+            backends: Distribution::Application,
+            timeouts: Timeouts::default(),
+            retry: None,
+            allow_request_headers: false,
+        }],
+        authorizations: Vec::new(),
+    }
+}
