@@ -7,6 +7,7 @@
 
 pub mod body;
 pub mod drain;
+pub mod guard;
 pub mod head;
 pub mod original;
 pub mod prefixed;
