@@ -1,0 +1,200 @@
+//! Settings of the process as a whole: listeners, logging, shutdown, threads and shared limits.
+
+use super::{SOME, SOME_U32};
+use super::{Setting, setting};
+use crate::settings::grammar::Kind;
+
+pub(super) const LISTENERS: &[Setting] = &[
+    setting("OUTBOUND_LISTEN_ADDR", Kind::Socket, "Listener for redirected connections of the application.")
+        .or("127.0.0.1:4140"),
+    setting(
+        "OUTBOUND_LISTEN_ADDRS",
+        Kind::Sockets,
+        "The same for two address families; wins over OUTBOUND_LISTEN_ADDR.",
+    ),
+    setting(
+        "INBOUND_LISTEN_ADDR",
+        Kind::Socket,
+        "Listener for redirected connections to the application. Meshed peers also connect to it directly \
+         and name the real port in a transport header.",
+    )
+    .or("0.0.0.0:4143"),
+    setting("ADMIN_LISTEN_ADDR", Kind::Socket, "Listener of the admin server.").or("127.0.0.1:4191").danger(
+        "Whoever reaches it reads metrics and state; changes of the log level and /shutdown are for \
+         loopback clients only.",
+    ),
+    setting(
+        "UPSTREAM",
+        Kind::Upstreams,
+        "Listens on the first address and takes every connection there for one to the second. Repeatable.",
+    )
+    .ours(),
+    setting(
+        "INBOUND",
+        Kind::InboundBinds,
+        "Listens on the first address and serves what arrives as if it had been redirected there; the \
+         application listens on the second. Repeatable.",
+    )
+    .ours(),
+    setting(
+        "FORWARD_PROXY_LISTEN_ADDR",
+        Kind::Socket,
+        "Listener for applications that honour HTTP_PROXY: absolute-form requests and CONNECT.",
+    )
+    .ours(),
+    setting(
+        "ALLOW_REMOTE_CLIENTS",
+        Kind::Switch,
+        "Lets the forward-proxy listener bind to an address other than loopback.",
+    )
+    .ours()
+    .or("false")
+    .danger("Whoever reaches the listener acts with this workload's identity."),
+];
+
+pub(super) const PROCESS: &[Setting] = &[
+    setting(
+        "CONFIG",
+        Kind::Path,
+        "A YAML file with one `name: value` a line, names as flags (`inbound-detect-timeout`) or as \
+         variables without prefix. Weaker than every variable.",
+    )
+    .ours(),
+    setting("SHUTDOWN_GRACE_PERIOD", Kind::Duration, "Longest drain before the process exits anyway.")
+        .or("2m"),
+    setting("SHUTDOWN_ENDPOINT_ENABLED", Kind::Switch, "Turns on POST /shutdown for loopback clients.")
+        .or("false"),
+    setting(
+        "LOG",
+        Kind::Text,
+        "Filter of the log: levels, also per module. `off` removes logging. Directives for the module \
+         `linkerd` are taken for `weft`.",
+    )
+    .or(weft_telemetry::log::DEFAULT_FILTER),
+    setting("LOG_FORMAT", Kind::OneOf(&["plain", "json"]), "Shape of log lines.").or("plain"),
+    setting("CORES", Kind::Number(1, 4096), "Older name of CORES_MIN, which wins over it."),
+    setting("CORES_MIN", Kind::Number(1, 4096), "Least number of worker threads.").unit("threads"),
+    setting(
+        "CORES_MAX",
+        Kind::Number(1, 4096),
+        "Largest number of worker threads. Where neither this nor CORES_MAX_RATIO is set, the CPU quota of \
+         the process's control group decides, rounded up; without a quota, the number of processors. (The \
+         peer takes one.)",
+    )
+    .unit("threads"),
+    setting(
+        "CORES_MAX_RATIO",
+        Kind::Fraction(0.000_001, 1.0),
+        "Worker threads as a share of the available processors, rounded; CORES_MAX wins over it.",
+    ),
+    setting("METRICS_RETAIN_IDLE", Kind::Duration, "How long an unused series stays in the scrape.")
+        .or("10m"),
+    setting(
+        "OUTBOUND_METRICS_HOSTNAME_LABELS",
+        Kind::Switch,
+        "Fills the `hostname` label of outbound route metrics.",
+    )
+    .or("false")
+    .danger("The application chooses the values, so series multiply up to METRICS_MAX_SERIES."),
+    setting(
+        "INBOUND_METRICS_AUTHORITY_LABELS",
+        Kind::OneOf(&["", "unsafe"]),
+        "`unsafe` adds `authority` to inbound endpoint metrics.",
+    )
+    .or("")
+    .danger("Clients choose the values, so series multiply up to METRICS_MAX_SERIES."),
+    setting(
+        "OUTBOUND_DISABLE_INFORMATIONAL_HEADERS",
+        Kind::Switch,
+        "Leaves `l5d-proxy-error`, `l5d-proxy-connection` and `grpc-message` out of synthesized outbound \
+         responses.",
+    )
+    .or("false"),
+];
+
+pub(super) const LIMITS: &[Setting] = &[
+    setting(
+        "DISCOVERY_MAX_ENTRIES",
+        SOME,
+        "Destinations, profiles and policies known at a time, per direction.",
+    )
+    .ours()
+    .or("10000")
+    .unit("entries")
+    .beyond("The least recently used idle entry goes; if all are in use, the request fails with 503."),
+    setting("DISCOVERY_MAX_ENDPOINTS", SOME, "Endpoints of one destination.")
+        .ours()
+        .or("50000")
+        .unit("endpoints")
+        .beyond("Further endpoints of that destination are ignored."),
+    setting(
+        "MAX_DESTINATIONS_PER_CONNECTION",
+        SOME,
+        "Destinations that one client connection may address in its lifetime.",
+    )
+    .ours()
+    .or("1000")
+    .unit("destinations")
+    .beyond("The request is answered as usual, then the connection is closed gracefully."),
+    setting("DETECT_MAX_BYTES", Kind::Number(1024, 1 << 20), "Bytes read to tell a connection's protocol.")
+        .ours()
+        .or("16384")
+        .unit("bytes")
+        .beyond("The connection is forwarded as opaque bytes."),
+    setting("RETRY_MAX_BODY_BYTES", super::ANY, "Bytes of one request's body kept for a retry.")
+        .ours()
+        .or("65536")
+        .unit("bytes")
+        .beyond("The request is sent on and not retried any more."),
+    setting("ADMIN_MAX_CONNECTIONS", SOME, "Connections of the admin server at a time.")
+        .ours()
+        .or("256")
+        .unit("connections")
+        .beyond("The listener pauses; new connections wait in the kernel's backlog."),
+    setting(
+        "ACCEPT_PAUSE",
+        Kind::Duration,
+        "Pause of a listener when accept fails because file descriptors or memory ran out.",
+    )
+    .ours()
+    .or("100ms")
+    .beyond("Connections wait in the kernel's backlog; the listener goes on when something is free."),
+    setting("METRICS_MAX_SERIES", SOME, "Series of one metric family.")
+        .ours()
+        .or("2000")
+        .unit("series")
+        .beyond("Further label sets share one series labelled `overflow=\"true\"`."),
+    setting(
+        "CONTROL_MAX_MESSAGE_BYTES",
+        Kind::Number(1024, u32::MAX as u64),
+        "Largest control-plane message.",
+    )
+    .ours()
+    .or("4194304")
+    .unit("bytes")
+    .beyond("The stream fails and is opened again after a backoff; the last answer stays in force."),
+    setting("CONTROL_QUEUE_CAPACITY", SOME, "Requests that may wait for a control-plane channel.")
+        .ours()
+        .or("1000")
+        .unit("requests")
+        .beyond("The look-up fails and is tried again after a backoff."),
+    setting(
+        "HTTP2_MAX_LOCAL_ERROR_RESET_STREAMS",
+        SOME_U32,
+        "Streams of one connection reset because of the client's errors.",
+    )
+    .ours()
+    .or("1024")
+    .unit("streams")
+    .beyond("The connection ends with GOAWAY (ENHANCE_YOUR_CALM)."),
+    setting("HTTP2_MAX_RESETS_PER_SECOND", SOME_U32, "RST_STREAM frames a second from one connection.")
+        .ours()
+        .or("100")
+        .unit("frames a second")
+        .beyond("The connection ends with GOAWAY (ENHANCE_YOUR_CALM)."),
+    setting("HTTP2_MAX_PINGS_PER_SECOND", SOME_U32, "PING and SETTINGS frames a second from one connection.")
+        .ours()
+        .or("100")
+        .unit("frames a second")
+        .beyond("The connection ends with GOAWAY (ENHANCE_YOUR_CALM)."),
+];
