@@ -1,3 +1,4 @@
 //! stub
 
+pub mod detect;
 pub mod settings;
