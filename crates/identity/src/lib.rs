@@ -5,8 +5,15 @@
 //! plane and the commands. It is the only crate that names rustls, and it opens no connection by itself.
 
 pub mod anchors;
+pub mod authority;
 pub mod certificate;
+pub mod csr;
 mod handshake;
+pub mod join;
+pub mod private;
+pub mod renew;
+mod spent;
 pub mod store;
 mod tls;
+pub mod token;
 pub mod verify;
