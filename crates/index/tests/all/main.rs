@@ -1,0 +1,10 @@
+//! Tests of the index through its public face: manifests' nouns in, answers out.
+
+mod endpoints;
+mod inbound;
+mod outbound;
+mod profiles;
+mod scale;
+mod simulation;
+mod verdicts;
+mod world;
