@@ -12,4 +12,5 @@ pub mod head;
 pub mod original;
 pub mod prefixed;
 pub mod socket;
+pub mod splice;
 pub mod stream;
