@@ -14,3 +14,4 @@ pub mod prefixed;
 pub mod socket;
 pub mod splice;
 pub mod stream;
+pub mod web;
