@@ -1,0 +1,231 @@
+//! The server's side: traits that `serve` implements, and the router from paths to them.
+//!
+//! The router decides by path alone; whether a caller may call at all is decided before it, and what it
+//! may ask for behind it.
+
+use super::codec::BytesCodec;
+use super::{
+    Body, BoxError, CertifyRequest, CertifyResponse, Code, DestinationQuery, MAX_MESSAGE_BYTES, MAX_PARTS,
+    MAX_REQUEST_BYTES, PARTS_HEADER, PortQuery, Status, TrafficQuery,
+};
+use crate::WireError;
+use crate::decode;
+use crate::encode;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tonic::codec::DecodeBuf;
+use weft_model::identity::Id;
+
+/// Who calls. The server's edge puts it into the request's extensions; absent, it is nobody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// The identity that its certificate proved.
+    pub id: Option<Id>,
+    /// Where it connects from.
+    pub addr: Option<SocketAddr>,
+}
+
+/// A stream of encoded messages.
+pub struct Answers {
+    /// In how many messages the first answer comes: 1 but for endpoint sets that were split.
+    pub parts: u16,
+    /// The messages. Dropped when the client is gone.
+    pub stream: BoxStream<'static, Result<Bytes, Status>>,
+}
+
+impl Answers {
+    /// Answers whose first is one message.
+    pub fn new(stream: impl futures_util::Stream<Item = Result<Bytes, Status>> + Send + 'static) -> Self {
+        Self { parts: 1, stream: stream.boxed() }
+    }
+}
+
+/// What a call that streams comes to.
+pub type Answer = BoxFuture<'static, Result<Answers, Status>>;
+
+/// The destination service.
+pub trait Destinations: Send + Sync + 'static {
+    /// Endpoints of a name, as messages of [`encode::endpoints`], [`encode::remove`] and
+    /// [`encode::no_endpoints`].
+    fn endpoints(&self, caller: Caller, query: DestinationQuery) -> Answer;
+
+    /// The profile of a name or address, as messages of [`encode::profile`].
+    fn profile(&self, caller: Caller, query: DestinationQuery) -> Answer;
+}
+
+/// Both policy services. The unary methods are answered with the first message of the stream.
+pub trait Policies: Send + Sync + 'static {
+    /// The policy of a destination, as messages of [`encode::outbound_policy`].
+    fn outbound(&self, caller: Caller, query: TrafficQuery) -> Answer;
+
+    /// The policy of a workload's port, as messages of [`encode::inbound_policy`].
+    fn inbound(&self, caller: Caller, query: PortQuery) -> Answer;
+}
+
+/// The certificate authority.
+pub trait Certificates: Send + Sync + 'static {
+    /// Certifies an identity, or says why not.
+    fn certify(
+        &self,
+        caller: Caller,
+        request: CertifyRequest,
+    ) -> BoxFuture<'static, Result<CertifyResponse, Status>>;
+}
+
+/// Leads calls to the services that are there. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Router {
+    destinations: Option<Arc<dyn Destinations>>,
+    policies: Option<Arc<dyn Policies>>,
+    certificates: Option<Arc<dyn Certificates>>,
+}
+
+impl Router {
+    /// A router without services, which answers everything with UNIMPLEMENTED.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the destination service.
+    #[must_use]
+    pub fn with_destinations(mut self, service: Arc<dyn Destinations>) -> Self {
+        self.destinations = Some(service);
+        self
+    }
+
+    /// Adds the policy services.
+    #[must_use]
+    pub fn with_policies(mut self, service: Arc<dyn Policies>) -> Self {
+        self.policies = Some(service);
+        self
+    }
+
+    /// Adds the certificate authority.
+    #[must_use]
+    pub fn with_certificates(mut self, service: Arc<dyn Certificates>) -> Self {
+        self.certificates = Some(service);
+        self
+    }
+
+    /// Answers one call. The response's head is there when the service has accepted or refused; its body
+    /// lives as long as the stream. A request above [`MAX_REQUEST_BYTES`] is refused with OUT_OF_RANGE,
+    /// an unreadable one with INVALID_ARGUMENT or INTERNAL.
+    pub async fn call<B>(&self, request: http::Request<B>) -> http::Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError> + Send,
+    {
+        use decode::request as read;
+        let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
+        let path = request.uri().path().to_owned();
+        match (path.as_str(), &self.destinations, &self.policies, &self.certificates) {
+            (super::DESTINATION_GET, Some(service), ..) => {
+                let service = service.clone();
+                stream(request, |b| read::destination(b), move |q| service.endpoints(caller.clone(), q)).await
+            }
+            (super::DESTINATION_GET_PROFILE, Some(service), ..) => {
+                let service = service.clone();
+                stream(request, |b| read::destination(b), move |q| service.profile(caller.clone(), q)).await
+            }
+            (super::OUTBOUND_WATCH, _, Some(service), _) => {
+                let service = service.clone();
+                stream(request, |b| read::traffic(b), move |q| service.outbound(caller.clone(), q)).await
+            }
+            (super::INBOUND_WATCH, _, Some(service), _) => {
+                let service = service.clone();
+                stream(request, |b| read::port(b), move |q| service.inbound(caller.clone(), q)).await
+            }
+            (super::OUTBOUND_GET, _, Some(service), _) => {
+                let service = service.clone();
+                unary(request, |b| read::traffic(b), move |q| first(service.outbound(caller.clone(), q)))
+                    .await
+            }
+            (super::INBOUND_GET, _, Some(service), _) => {
+                let service = service.clone();
+                unary(request, |b| read::port(b), move |q| first(service.inbound(caller.clone(), q))).await
+            }
+            (super::CERTIFY_PATH, _, _, Some(service)) => {
+                let service = service.clone();
+                unary(request, |b| read::certify(b), move |q| certify(&*service, caller.clone(), q)).await
+            }
+            _ => Status::new(Code::Unimplemented, format!("no method {path}")).into_response(),
+        }
+    }
+}
+
+fn certify(
+    service: &dyn Certificates,
+    caller: Caller,
+    request: CertifyRequest,
+) -> BoxFuture<'static, Result<Bytes, Status>> {
+    let answer = service.certify(caller, request);
+    Box::pin(async move { answer.await.map(|r| encode::request::certified(&r)) })
+}
+
+/// The first message of a stream, which answers the unary form of a method.
+fn first(answer: Answer) -> BoxFuture<'static, Result<Bytes, Status>> {
+    Box::pin(async move {
+        match answer.await?.stream.next().await {
+            Some(message) => message,
+            None => Err(Status::new(Code::Unavailable, "the server is shutting down")),
+        }
+    })
+}
+
+type Read<Q> = fn(&mut DecodeBuf<'_>) -> Result<Q, WireError>;
+
+async fn stream<B, Q>(
+    request: http::Request<B>,
+    read: Read<Q>,
+    handle: impl Fn(Q) -> Answer,
+) -> http::Response<Body>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError> + Send,
+    Q: Send + Sync + 'static,
+{
+    let service = tower::service_fn(|request: tonic::Request<Q>| {
+        let answer = handle(request.into_inner());
+        async move {
+            let Answers { parts, stream } = answer.await?;
+            let stream: BoxStream<'static, Result<Bytes, tonic::Status>> =
+                stream.map_err(tonic::Status::from).boxed();
+            let mut response = tonic::Response::new(stream);
+            if parts > 1 {
+                response.metadata_mut().insert(PARTS_HEADER, parts.min(MAX_PARTS).into());
+            }
+            Ok::<_, tonic::Status>(response)
+        }
+    });
+    grpc(read).server_streaming(service, request).await
+}
+
+async fn unary<B, Q>(
+    request: http::Request<B>,
+    read: Read<Q>,
+    handle: impl Fn(Q) -> BoxFuture<'static, Result<Bytes, Status>>,
+) -> http::Response<Body>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError> + Send,
+    Q: Send + Sync + 'static,
+{
+    let service = tower::service_fn(|request: tonic::Request<Q>| {
+        let answer = handle(request.into_inner());
+        async move { Ok::<_, tonic::Status>(tonic::Response::new(answer.await?)) }
+    });
+    grpc(read).unary(service, request).await
+}
+
+fn grpc<Q>(read: Read<Q>) -> tonic::server::Grpc<BytesCodec<Read<Q>>>
+where
+    Q: Send + 'static,
+{
+    tonic::server::Grpc::new(BytesCodec::new(read))
+        .max_decoding_message_size(MAX_REQUEST_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
