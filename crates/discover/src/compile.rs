@@ -82,14 +82,14 @@ impl Compiler {
             InboundProtocol::Http1(http) => (Protocol::Http1, http),
             InboundProtocol::Http2(http) | InboundProtocol::Grpc(http) => (Protocol::Http2, http),
             InboundProtocol::Opaque => (Protocol::Opaque, &nothing),
-            InboundProtocol::Tls => (Protocol::Tls, &nothing),
+            InboundProtocol::Tls => (Protocol::Tls(self.detect_timeout), &nothing),
         };
         let table = match protocol {
-            Protocol::Opaque | Protocol::Tls => Arc::new(Table::empty()),
+            Protocol::Opaque | Protocol::Tls(_) => Arc::new(Table::empty()),
             _ => Arc::new(self.inbound_table(app, &parent, routes, &tcp_permission)),
         };
         // Under an HTTP policy there is no permission for bytes (§4.1).
-        let bytes_allowed = matches!(protocol, Protocol::Detect(_) | Protocol::Opaque | Protocol::Tls);
+        let bytes_allowed = matches!(protocol, Protocol::Detect(_) | Protocol::Opaque | Protocol::Tls(_));
         let permission = if bytes_allowed { tcp_permission } else { Arc::new([]) };
         let route = Meta::default_named("default");
         let backends = Backends::First([self.application(app, &parent, &route)].into());
@@ -164,7 +164,7 @@ impl Compiler {
             OutboundProtocol::Http1(http) => (Protocol::Http1, http, &empty, &[]),
             OutboundProtocol::Http2(http) | OutboundProtocol::Grpc(http) => (Protocol::Http2, &empty, http, &[]),
             OutboundProtocol::Opaque(routes) => (Protocol::Opaque, &empty, &empty, routes),
-            OutboundProtocol::Tls(routes) => (Protocol::Tls, &empty, &empty, routes),
+            OutboundProtocol::Tls(routes) => (Protocol::Tls(self.detect_timeout), &empty, &empty, routes),
         };
         let first = Arc::new(self.table(&parent, http1));
         let second = if Arc::ptr_eq(&http1.routes, &http2.routes) && http1.breaker == http2.breaker {

@@ -5,5 +5,6 @@
 //! proxy's certificate. Called by `proxy`; knows policies as nouns of `model` and never as messages.
 
 pub mod cache;
-pub mod status;
+pub mod endpoints;
+pub mod error;
 pub mod stream;

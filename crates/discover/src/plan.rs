@@ -75,8 +75,8 @@ pub enum Protocol {
     Http2,
     /// Bytes, not looked at.
     Opaque,
-    /// TLS of the application, routed by its SNI.
-    Tls,
+    /// TLS of the application, routed by its SNI, which is awaited this long.
+    Tls(Duration),
 }
 
 /// A rule for connections that are relayed as bytes.

@@ -5,8 +5,8 @@
 //! It ends when the control plane refuses for good, or when nobody listens any more: then the call is
 //! cancelled. `lookup.rs` starts daemons and decides what is asked. It never blocks who listens.
 
-use crate::status::{Code, Status};
-use futures_util::{Stream, StreamExt};
+use crate::error::DiscoverError;
+use futures_util::{FutureExt, Stream, StreamExt};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -16,6 +16,7 @@ use tokio::runtime;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use weft_model::route::Backoff;
+use weft_wire::services::{Code, Status};
 
 /// A stream that has answered well this long earns an immediate new request when it ends. One that
 /// dies sooner was most likely ended by a fault that is still there, and asking in a circle would
@@ -72,19 +73,6 @@ impl<T> Clone for Latest<T> {
             Latest::Refused(status) => Latest::Refused(status.clone()),
         }
     }
-}
-
-/// There is no answer to go by.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Absent {
-    /// None came in time. The control plane's fault or the network's; the lookup goes on, so a retry
-    /// may succeed. Reason: `discovery-timeout`.
-    #[error("the control plane has not answered within {} ms", .0.as_millis())]
-    Timeout(Duration),
-    /// The control plane refused for good; whoever configured the destination is at fault. Reason:
-    /// `discovery-refused`.
-    #[error("the control plane refused: {0}")]
-    Refused(Arc<Status>),
 }
 
 /// Where a daemon is.
@@ -191,17 +179,17 @@ impl<T: Send + Sync + 'static> Watch<T> {
 
     /// The answer, once there is one; waits for the first one at most as long as told. The daemon goes
     /// on whatever becomes of this future.
-    pub async fn first(&self, within: Duration) -> Result<Arc<T>, Absent> {
+    pub async fn first(&self, within: Duration) -> Result<Arc<T>, DiscoverError> {
         let mut latest = self.latest.clone();
         let decided = latest.wait_for(|latest| !matches!(latest, Latest::Awaited));
         match tokio::time::timeout(within, decided).await {
             Ok(Ok(decided)) => match &*decided {
                 Latest::Known(value) => Ok(value.clone()),
-                Latest::Refused(status) => Err(Absent::Refused(status.clone())),
-                Latest::Awaited => Err(Absent::Timeout(within)),
+                Latest::Refused(status) => Err(DiscoverError::Refused(status.clone())),
+                Latest::Awaited => Err(DiscoverError::Timeout(within)),
             },
             // The daemon is gone without a decision only while the process shuts down.
-            Ok(Err(_)) | Err(_) => Err(Absent::Timeout(within)),
+            Ok(Err(_)) | Err(_) => Err(DiscoverError::Timeout(within)),
         }
     }
 
@@ -268,26 +256,16 @@ pub(crate) trait Sink<T>: Send {
     /// The next answer.
     fn answer(&mut self, answer: T);
 
-    /// How long after the last answer it waits for more before it acts on what it holds back; `None`
-    /// if it holds nothing back.
-    fn patience(&self) -> Option<Duration> {
-        None
+    /// Whether it holds answers back until no more are at hand.
+    fn holds_back(&self) -> bool {
+        false
     }
 
-    /// No more came in time, or (`ended`) the call is over.
-    fn release(&mut self, _: Release) {}
+    /// No more answers are at hand.
+    fn release(&mut self) {}
 
     /// The control plane refused for good.
     fn refused(&mut self, status: Status);
-}
-
-/// Why a sink is to act on what it holds back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Release {
-    /// Its patience is over.
-    Quiet,
-    /// The call is over.
-    Ended,
 }
 
 /// The publishing end of a watch. Clones publish to the same one.
@@ -425,10 +403,17 @@ impl<T: Send + 'static, S: Sink<T>> Daemon<T, S> {
         let error = loop {
             let gap = if answered { idle } else { initial.or(idle) };
             let limit = [gap.and_then(|gap| last.checked_add(gap)), dies].into_iter().flatten().min();
-            let release = self.sink.patience().and_then(|patience| last.checked_add(patience));
-            let next = match [limit, release].into_iter().flatten().min() {
-                Some(until) => timeout_at(until, answers.next()).await,
-                None => Ok(answers.next().await),
+            let next = match answers.next().now_or_never() {
+                Some(next) => Ok(next),
+                None => {
+                    if self.sink.holds_back() {
+                        self.sink.release();
+                    }
+                    match limit {
+                        Some(until) => timeout_at(until, answers.next()).await,
+                        None => Ok(answers.next().await),
+                    }
+                }
             };
             match next {
                 Ok(Some(Ok(answer))) => {
@@ -438,15 +423,12 @@ impl<T: Send + 'static, S: Sink<T>> Daemon<T, S> {
                 }
                 Ok(Some(Err(status))) => break Some(status),
                 Ok(None) => break None,
-                Err(_) if release.is_some_and(|at| limit.is_none_or(|limit| at <= limit)) => {
-                    self.sink.release(Release::Quiet);
-                }
                 Err(_) if answered => break None,
                 Err(_) => break Some(no_first_answer()),
             }
         };
-        if self.sink.patience().is_some() {
-            self.sink.release(Release::Ended);
+        if self.sink.holds_back() {
+            self.sink.release();
         }
         Ended { error, answered, asked }
     }
@@ -643,7 +625,7 @@ mod tests {
         let refused = Latest::Refused(Arc::new(status(Code::NotFound)));
         assert_eq!(watch.changed().await, Some(refused));
         assert_eq!(watch.changed().await, None);
-        assert_eq!(watch.first(MS).await, Err(Absent::Refused(Arc::new(status(Code::NotFound)))));
+        assert_eq!(watch.first(MS).await, Err(DiscoverError::Refused(Arc::new(status(Code::NotFound)))));
         run_for(MS * 10_000).await;
         assert_eq!(server.asked(), [0, 100]);
         assert_eq!(watch.progress().phase, Phase::Ended);
@@ -682,7 +664,7 @@ mod tests {
         let server = Server::new([reply]);
         let watch = server.watch(RULES);
         let begun = Instant::now();
-        assert_eq!(watch.first(MS * 3000).await, Err(Absent::Timeout(MS * 3000)));
+        assert_eq!(watch.first(MS * 3000).await, Err(DiscoverError::Timeout(MS * 3000)));
         assert_eq!(begun.elapsed(), MS * 3000);
         sender.send(Ok(4)).await.unwrap();
         assert_eq!(*watch.first(MS * 3000).await.unwrap(), 4);
