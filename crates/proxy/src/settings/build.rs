@@ -14,39 +14,27 @@ impl Settings {
     /// # Errors
     /// All mistakes at once, each naming its setting and what would be accepted.
     pub fn from_values(values: &Values) -> Result<Settings, Vec<SettingError>> {
-        let mut r = Reader::new(values);
-        let listeners = listeners(&mut r);
-        let settings = (
-            forward_proxy(&mut r),
-            r.list("UPSTREAM", read::upstreams),
-            r.list("INBOUND", read::inbound_binds),
-        );
-        let (forward_proxy, upstreams, inbound_binds) = settings;
-        let control = control(&mut r);
-        let identity = identity(&mut r);
-        let inbound = direction(&mut r, Towards::Application);
-        let outbound = direction(&mut r, Towards::Endpoints);
-        let inbound_policy = inbound_policy(&mut r, listeners.admin.port());
-        let discovery = discovery(&mut r);
-        let shutdown = Shutdown {
-            grace: r.duration("SHUTDOWN_GRACE_PERIOD"),
-            endpoint: r.choice("SHUTDOWN_ENDPOINT_ENABLED", ShutdownEndpoint::Off, ShutdownEndpoint::On),
-        };
-        let log = Log {
-            filter: r.text("LOG").unwrap_or_default().to_owned(),
-            format: r.with("LOG_FORMAT", Format::parse).unwrap_or_default(),
-        };
-        let metrics = metrics(&mut r);
-        let limits = limits(&mut r);
-        let cores = cores(&mut r);
-        let informational_headers = r.choice(
-            "OUTBOUND_DISABLE_INFORMATIONAL_HEADERS",
-            InformationalHeaders::On,
-            InformationalHeaders::Off,
-        );
-        addresses_differ(&mut r, (&listeners, forward_proxy.as_ref()), (&upstreams, &inbound_binds));
+        Self::read(&mut Reader::new(values))
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Settings, Vec<SettingError>> {
+        let listeners = listeners(r);
+        let forward_proxy = forward_proxy(r);
+        let upstreams = r.list("UPSTREAM", read::upstreams);
+        let inbound_binds = r.list("INBOUND", read::inbound_binds);
+        let control = control(r);
+        let identity = identity(r);
+        let (inbound, outbound) = (direction(r, Towards::Application), direction(r, Towards::Endpoints));
+        let inbound_policy = inbound_policy(r, listeners.admin.port());
+        let discovery = discovery(r);
+        let (shutdown, log) = (shutdown(r), log(r));
+        let (metrics, limits, cores) = (metrics(r), limits(r), cores(r));
+        let headers_off = "OUTBOUND_DISABLE_INFORMATIONAL_HEADERS";
+        let informational_headers =
+            r.choice(headers_off, InformationalHeaders::On, InformationalHeaders::Off);
+        addresses_differ(r, (&listeners, forward_proxy.as_ref()), (&upstreams, &inbound_binds));
         let (Some(control), Some(identity), true) = (control, identity, r.errors.is_empty()) else {
-            return Err(r.errors);
+            return Err(std::mem::take(&mut r.errors));
         };
         Ok(Settings {
             listeners,
@@ -120,6 +108,11 @@ impl<'a> Reader<'a> {
     /// A number that has a default.
     fn size(&mut self, name: &str) -> usize {
         self.maybe_size(name).unwrap_or_default()
+    }
+
+    /// The same, of at most 32 bits.
+    fn narrow(&mut self, name: &str) -> u32 {
+        self.parsed(name).unwrap_or_default()
     }
 
     fn list<T>(&mut self, name: &str, parse: impl FnOnce(&'a str) -> Option<Vec<T>>) -> Vec<T> {
@@ -280,21 +273,21 @@ fn http2_server(r: &mut Reader<'_>, dir: &str) -> Http2Server {
     Http2Server {
         windows,
         keep_alive,
-        max_concurrent_streams: r.parsed(&of("MAX_CONCURRENT_STREAMS")).unwrap_or(200),
+        max_concurrent_streams: r.narrow(&of("MAX_CONCURRENT_STREAMS")),
         max_frame_size: r.parsed(&of("MAX_FRAME_SIZE")),
-        max_header_list_size: r.parsed(&of("MAX_HEADER_LIST_SIZE")).unwrap_or(131_072),
+        max_header_list_size: r.narrow(&of("MAX_HEADER_LIST_SIZE")),
         max_pending_accept_reset_streams: r.size(&of("MAX_PENDING_ACCEPT_RESET_STREAMS")),
         max_local_error_reset_streams: r.size("HTTP2_MAX_LOCAL_ERROR_RESET_STREAMS"),
         max_send_buf_size: r.size(&of("MAX_SEND_BUF_SIZE")),
-        max_resets_per_second: r.parsed("HTTP2_MAX_RESETS_PER_SECOND").unwrap_or(100),
-        max_pings_per_second: r.parsed("HTTP2_MAX_PINGS_PER_SECOND").unwrap_or(100),
+        max_resets_per_second: r.narrow("HTTP2_MAX_RESETS_PER_SECOND"),
+        max_pings_per_second: r.narrow("HTTP2_MAX_PINGS_PER_SECOND"),
     }
 }
 
 fn http2_client(r: &mut Reader<'_>) -> Http2Params {
     let windows = Windows::Fixed {
-        stream: r.parsed("HTTP2_INITIAL_STREAM_WINDOW_SIZE").unwrap_or(65_535),
-        connection: r.parsed("HTTP2_INITIAL_CONNECTION_WINDOW_SIZE").unwrap_or(1_048_576),
+        stream: r.narrow("HTTP2_INITIAL_STREAM_WINDOW_SIZE"),
+        connection: r.narrow("HTTP2_INITIAL_CONNECTION_WINDOW_SIZE"),
     };
     Http2Params { windows: Some(windows), ..Http2Params::default() }
 }
@@ -465,6 +458,20 @@ fn identity_source(r: &mut Reader<'_>) -> Option<IdentitySource> {
     }
 }
 
+fn shutdown(r: &mut Reader<'_>) -> Shutdown {
+    Shutdown {
+        grace: r.duration("SHUTDOWN_GRACE_PERIOD"),
+        endpoint: r.choice("SHUTDOWN_ENDPOINT_ENABLED", ShutdownEndpoint::Off, ShutdownEndpoint::On),
+    }
+}
+
+fn log(r: &mut Reader<'_>) -> Log {
+    Log {
+        filter: r.text("LOG").unwrap_or_default().to_owned(),
+        format: r.with("LOG_FORMAT", Format::parse).unwrap_or_default(),
+    }
+}
+
 fn metrics(r: &mut Reader<'_>) -> Metrics {
     let unsafe_labels = r.text("INBOUND_METRICS_AUTHORITY_LABELS").is_some_and(|text| !text.is_empty());
     Metrics {
@@ -531,5 +538,187 @@ fn addresses_differ(
         } else if binds.iter().any(|b| b.listen == app) {
             r.conflict("INBOUND", format!("{app} leads back to this proxy"), "the application's address");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::SETTINGS;
+    use crate::settings::values::tests::values;
+
+    const PEM: &str = "-----BEGIN CERTIFICATE-----";
+
+    /// What every proxy must be told, without a join file.
+    const REQUIRED: &[(&str, &str)] = &[
+        ("LINKERD2_PROXY_DESTINATION_SVC_ADDR", "dst.linkerd:8086"),
+        ("LINKERD2_PROXY_DESTINATION_SVC_NAME", "dst.id"),
+        ("LINKERD2_PROXY_POLICY_SVC_ADDR", "localhost.:8090"),
+        ("LINKERD2_PROXY_POLICY_WORKLOAD", "default:web-1"),
+        ("LINKERD2_PROXY_IDENTITY_SVC_ADDR", "127.0.0.1:8080"),
+        ("LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS", PEM),
+        ("LINKERD2_PROXY_IDENTITY_LOCAL_NAME", "web.default"),
+        ("LINKERD2_PROXY_IDENTITY_DIR", "/id"),
+        ("LINKERD2_PROXY_IDENTITY_TOKEN_FILE", "/token"),
+    ];
+
+    fn settings(more: &[(&str, &str)]) -> Result<Settings, Vec<SettingError>> {
+        Settings::from_values(&values(&[REQUIRED, more].concat()).unwrap())
+    }
+
+    #[track_caller]
+    fn refused(more: &[(&str, &str)], expected: &[&str]) {
+        let errors = settings(more).unwrap_err();
+        assert_eq!(errors.iter().map(SettingError::name).collect::<Vec<_>>(), expected, "{errors:?}");
+        assert!(errors.iter().all(|e| e.to_string().contains("expected ")), "{errors:?}");
+    }
+
+    #[test]
+    fn each_setting_is_read_by_something() {
+        let values = values(REQUIRED).unwrap();
+        let mut reader = Reader::new(&values);
+        Settings::read(&mut reader).unwrap();
+        let elsewhere = ["CONFIG", "WORKLOAD", "NODE_NAME"]; // by the binary, and by `derive`
+        for setting in SETTINGS {
+            let read = reader.read.contains(setting.name);
+            assert!(read != elsewhere.contains(&setting.name), "{}", setting.name);
+        }
+        assert!(reader.read.iter().all(|name| SETTINGS.iter().any(|s| s.name == name)));
+    }
+
+    #[test]
+    fn defaults_are_the_peers_where_nothing_is_said_otherwise() {
+        let s = settings(&[]).unwrap();
+        assert_eq!(s.listeners.outbound, ["127.0.0.1:4140".parse().unwrap()]);
+        assert_eq!(s.listeners.inbound.to_string(), "0.0.0.0:4143");
+        assert_eq!(s.inbound.connect_timeout, Duration::from_millis(300));
+        assert_eq!(s.outbound.connect_timeout, Duration::from_secs(1));
+        let jittered = |max| Backoff { min: Duration::from_millis(100), max, jitter: 0.1 };
+        assert_eq!(s.inbound.connect_backoff, jittered(Duration::from_secs(10)));
+        assert_eq!(s.outbound.connect_backoff, jittered(Duration::from_secs(60)));
+        assert_eq!(s.inbound.queue.failfast, Duration::from_secs(1));
+        assert_eq!(s.outbound.tcp_queue, Queue::default());
+        assert_eq!(s.inbound.discovery_idle_timeout, Duration::from_secs(90));
+        assert_eq!(s.inbound.http2_server.max_concurrent_streams, 200);
+        assert_eq!(s.outbound.http2_server.max_header_list_size, 128 * 1024);
+        assert_eq!(s.inbound.http2_server.windows, Windows::Fixed { stream: 65_535, connection: 1_048_576 });
+        assert_eq!(s.discovery.first_answer_timeout, Duration::from_secs(3));
+        assert_eq!(s.limits.discovery_entries, 10_000);
+        assert_eq!(s.inbound_policy.policy, DefaultPolicy::AllUnauthenticated);
+        assert_eq!(s.inbound_policy.ports, BTreeSet::from([4191]));
+        assert_eq!(s.shutdown.grace, Duration::from_secs(120));
+        assert_eq!((s.forward_proxy, s.cores), (None, Cores::default()));
+    }
+
+    #[test]
+    fn what_is_required_is_asked_for_all_at_once() {
+        let errors = Settings::from_values(&values(&[]).unwrap()).unwrap_err();
+        let mut names: Vec<_> = errors.iter().map(SettingError::name).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                "DESTINATION_SVC_ADDR",
+                "IDENTITY_DIR",
+                "IDENTITY_SERVER_ID",
+                "IDENTITY_SERVER_NAME",
+                "IDENTITY_SVC_ADDR",
+                "IDENTITY_TOKEN_FILE",
+                "IDENTITY_TRUST_ANCHORS",
+                "POLICY_SVC_ADDR",
+                "POLICY_WORKLOAD",
+            ]
+        );
+    }
+
+    #[test]
+    fn controllers_off_this_host_must_be_named() {
+        refused(&[("WEFT_POLICY_SVC_ADDR", "10.0.0.1:8090")], &["POLICY_SVC_NAME"]);
+        let s = settings(&[("WEFT_CONTROL_STREAM_LIFETIME", "1h")]).unwrap();
+        assert_eq!(s.control.policy.name, None);
+        assert_eq!(s.control.destination.name, "dst.id".parse().ok());
+        assert_eq!(s.control.stream_limits(&s.control.policy), StreamLimits::default());
+        assert!(s.control.stream_limits(&s.control.destination).lifetime.is_some());
+    }
+
+    #[test]
+    fn a_backoff_is_set_as_a_whole() {
+        refused(&[("WEFT_INBOUND_CONNECT_EXP_BACKOFF_MIN", "1s")], &["INBOUND_CONNECT_EXP_BACKOFF_MAX"]);
+        refused(&[("WEFT_INBOUND_CONNECT_EXP_BACKOFF_JITTER", "1")], &["INBOUND_CONNECT_EXP_BACKOFF_MIN"]);
+        let both = |max| {
+            [("WEFT_INBOUND_CONNECT_EXP_BACKOFF_MIN", "1s"), ("WEFT_INBOUND_CONNECT_EXP_BACKOFF_MAX", max)]
+        };
+        refused(&both("10ms"), &["INBOUND_CONNECT_EXP_BACKOFF_MAX"]);
+        let s = settings(&both("2s")).unwrap();
+        assert_eq!(s.inbound.connect_backoff.jitter, 0.0);
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused() {
+        refused(&[("WEFT_INBOUND_DEFAULT_POLICY", "audit")], &["INBOUND_DEFAULT_POLICY"]);
+        refused(&[("WEFT_IDENTITY_DISABLED", "true")], &["IDENTITY_DISABLED"]);
+        refused(&[("WEFT_IDENTITY_MAX_REFRESH", "1s")], &["IDENTITY_MAX_REFRESH"]);
+        refused(&[("WEFT_DNS_MIN_TTL", "2s"), ("WEFT_DNS_MAX_TTL", "1s")], &["DNS_MAX_TTL"]);
+        refused(&[("WEFT_FORWARD_PROXY_LISTEN_ADDR", "0.0.0.0:3128")], &["FORWARD_PROXY_LISTEN_ADDR"]);
+        refused(
+            &[("WEFT_CONTROL_STREAM_INITIAL_TIMEOUT", "2s"), ("WEFT_CONTROL_STREAM_IDLE_TIMEOUT", "1s")],
+            &["CONTROL_STREAM_INITIAL_TIMEOUT"],
+        );
+        refused(&[("WEFT_ADMIN_LISTEN_ADDR", "127.0.0.1:4140")], &["ADMIN_LISTEN_ADDR"]);
+    }
+
+    #[test]
+    fn related_settings_go_together() {
+        let s = settings(&[
+            ("WEFT_INBOUND_DEFAULT_POLICY", "audit"),
+            ("WEFT_POLICY_CLUSTER_NETWORKS", "10.0.0.0/8"),
+            ("WEFT_FORWARD_PROXY_LISTEN_ADDR", "0.0.0.0:3128"),
+            ("WEFT_ALLOW_REMOTE_CLIENTS", "true"),
+            ("WEFT_OUTBOUND_LISTEN_ADDRS", "127.0.0.1:4140,[::1]:4140"),
+            ("WEFT_OUTBOUND_SERVER_HTTP2_KEEP_ALIVE_TIMEOUT", "1s"),
+            ("WEFT_INBOUND_SERVER_HTTP2_ADAPTIVE_FLOW_CONTROL", "true"),
+            ("LINKERD2_PROXY_CORES", "2"),
+        ])
+        .unwrap();
+        assert_eq!(s.inbound_policy.policy, DefaultPolicy::Audit);
+        assert_eq!(s.forward_proxy.unwrap().clients, ForwardClients::Remote);
+        assert_eq!(s.listeners.outbound.len(), 2);
+        assert_eq!(s.outbound.http2_server.keep_alive, None);
+        assert_eq!(s.inbound.http2_server.windows, Windows::Adaptive);
+        assert_eq!(s.cores.min, Some(2));
+    }
+
+    #[test]
+    fn an_explicit_listener_does_not_lead_back_into_the_proxy() {
+        refused(&[("WEFT_INBOUND", "0.0.0.0:80=127.0.0.1:4143")], &["INBOUND"]);
+        refused(&[("WEFT_INBOUND", "0.0.0.0:80=127.0.0.1:4191")], &["INBOUND"]);
+        refused(&[("WEFT_INBOUND", "127.0.0.1:80=127.0.0.1:80")], &["INBOUND"]);
+        refused(&[("WEFT_UPSTREAM", "127.0.0.1:1=a.b:1,127.0.0.1:1=c.d:1")], &["UPSTREAM"]);
+        assert!(settings(&[("WEFT_INBOUND", "0.0.0.0:8080=127.0.0.1:8080")]).is_ok());
+    }
+
+    #[test]
+    fn the_identity_comes_from_files_or_from_a_join_file() {
+        let s = settings(&[]).unwrap();
+        assert!(matches!(s.identity.source, IdentitySource::Files { .. }));
+        assert_eq!(s.identity.id, Id::Dns(s.identity.server_name));
+        let join = [
+            ("WEFT_JOIN_FILE", "/join"),
+            ("WEFT_WORKLOAD", "shop/web-1"),
+            ("WEFT_DESTINATION_SVC_ADDR", "localhost:1"),
+            ("WEFT_POLICY_SVC_ADDR", "localhost:1"),
+            ("WEFT_IDENTITY_SVC_ADDR", "localhost:1"),
+            ("WEFT_IDENTITY_TRUST_ANCHORS", PEM),
+            ("WEFT_IDENTITY_SERVER_ID", "web.shop"),
+            ("WEFT_IDENTITY_SERVER_NAME", "web.shop"),
+        ];
+        let s = Settings::from_values(&values(&join).unwrap()).unwrap();
+        assert_eq!(s.identity.source, IdentitySource::JoinFile("/join".into()));
+        assert_eq!(s.discovery.policy_workload, r#"{"external_workload":"web-1","ns":"shop"}"#);
+        let mut other = join;
+        other[7].1 = "other.shop";
+        let errors = Settings::from_values(&values(&other).unwrap()).unwrap_err();
+        assert_eq!(errors.len(), 1);
+        assert_eq!(errors[0].name(), "IDENTITY_SERVER_ID");
     }
 }

@@ -219,7 +219,7 @@ mod tests {
     fn defaults_follow_their_own_grammar_and_every_setting_is_explained() {
         for s in SETTINGS {
             assert!(s.default.is_none_or(|d| s.kind.accepts(d)), "{}: {:?}", s.name, s.default);
-            assert!(s.doc.ends_with('.'), "{}", s.name);
+            assert!(s.doc.trim_end_matches(')').ends_with('.'), "{}", s.name);
             assert!(s.danger.is_empty() || s.danger.ends_with('.'), "{}", s.name);
             assert!(s.beyond.is_none_or(|b| b.what.ends_with('.')), "{}", s.name);
             assert!(!s.section.is_empty());

@@ -422,3 +422,191 @@ fn derive(values: &mut [Value]) {
         }
     }
 }
+
+#[cfg(test)]
+pub(in crate::settings) mod tests {
+    use super::*;
+
+    fn strings(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(n, t)| ((*n).to_owned(), (*t).to_owned())).collect()
+    }
+
+    fn resolve(
+        flags: &[(&str, &str)],
+        env: &[(&str, &str)],
+        file: &[(&str, &str)],
+        join: &[(&'static str, &str)],
+    ) -> Result<Values, Vec<SettingError>> {
+        let env = env.iter().map(|(n, t)| (n.into(), t.into())).collect();
+        let join: Vec<_> = join.iter().map(|(n, t)| (*n, (*t).to_owned())).collect();
+        let (flags, file) = (strings(flags), strings(file));
+        Values::resolve(&Inputs { flags: &flags, env: &env, file: &file, join: &join })
+    }
+
+    /// Values of an environment alone.
+    pub(in crate::settings) fn values(env: &[(&str, &str)]) -> Result<Values, Vec<SettingError>> {
+        resolve(&[], env, &[], &[])
+    }
+
+    fn in_force(values: &Values, name: &str) -> (String, String) {
+        let value = values.find(name).unwrap();
+        (value.text.clone().unwrap_or_default(), value.source.to_string())
+    }
+
+    #[track_caller]
+    fn mistakes(found: Result<Values, Vec<SettingError>>, expected: &[&str]) {
+        let texts: Vec<_> = found.unwrap_err().iter().map(ToString::to_string).collect();
+        assert_eq!(texts, expected);
+    }
+
+    #[test]
+    fn the_strongest_source_wins() {
+        let name = "INBOUND_DETECT_TIMEOUT";
+        let flag = ("inbound-detect-timeout", "1s");
+        let ours = ("WEFT_INBOUND_DETECT_TIMEOUT", "2s");
+        let peers = ("LINKERD2_PROXY_INBOUND_DETECT_TIMEOUT", "3s");
+        let file = ("inbound-detect-timeout", "4s");
+        let join = ("INBOUND_DETECT_TIMEOUT", "5s");
+        let check = |values: Result<Values, Vec<SettingError>>, text: &str, source: &str| {
+            assert_eq!(in_force(&values.unwrap(), name), (text.into(), source.into()));
+        };
+        check(resolve(&[flag], &[ours, peers], &[file], &[join]), "1s", "flag");
+        check(resolve(&[], &[ours, peers], &[file], &[join]), "2s", "variable WEFT_INBOUND_DETECT_TIMEOUT");
+        check(
+            resolve(&[], &[peers], &[file], &[join]),
+            "3s",
+            "variable LINKERD2_PROXY_INBOUND_DETECT_TIMEOUT",
+        );
+        check(resolve(&[], &[], &[file], &[join]), "4s", "configuration file");
+        check(resolve(&[], &[], &[("INBOUND_DETECT_TIMEOUT", "4s")], &[join]), "4s", "configuration file");
+        check(resolve(&[], &[], &[], &[join]), "5s", "join file");
+        check(resolve(&[], &[], &[], &[]), "10s", "default");
+    }
+
+    #[test]
+    fn every_mistake_is_told_with_setting_source_and_accepted_form() {
+        let found = resolve(
+            &[("admin-listen-addr", "here"), ("no-such-flag-at-all", "1")],
+            &[
+                ("WEFT_INBOUND_DETECT_TIMOUT", "1s"),
+                ("LINKERD2_PROXY_OUTBOUND_MAX_IN_FLIGHT", "-1"),
+                ("HOME", "/"),
+            ],
+            &[("shutdown-grace-perid", "1s"), ("INBOUND_PORTS", "9-1")],
+            &[],
+        );
+        mistakes(
+            found,
+            &[
+                "--no-such-flag-at-all: there is no such setting (flag)",
+                "shutdown-grace-perid: there is no such setting (configuration file); did you mean \
+                 shutdown-grace-period?",
+                "WEFT_INBOUND_DETECT_TIMOUT: there is no such setting (environment); did you mean \
+                 WEFT_INBOUND_DETECT_TIMEOUT?",
+                "ADMIN_LISTEN_ADDR: `here` is not accepted (flag); expected `IP:port`, such as \
+                 `127.0.0.1:4140` or `[::1]:4140`",
+                "INBOUND_PORTS: `9-1` is not accepted (configuration file); expected ports and ranges \
+                 separated by commas, such as `25,8000-8099`",
+                "OUTBOUND_MAX_IN_FLIGHT: `-1` is not accepted (variable \
+                 LINKERD2_PROXY_OUTBOUND_MAX_IN_FLIGHT); expected a whole number from 1 on",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_bad_value_of_any_setting_is_named_with_what_is_accepted() {
+        for setting in SETTINGS {
+            let bad = "\u{1}not a value\u{1}";
+            if setting.kind.accepts(bad) {
+                continue;
+            }
+            let errors = values(&[(&format!("WEFT_{}", setting.name), bad)]).unwrap_err();
+            assert_eq!(errors.len(), 1);
+            let text = errors[0].to_string();
+            assert!(text.starts_with(&format!("{}: ", setting.name)), "{text}");
+            assert!(text.contains(&format!("(variable WEFT_{})", setting.name)), "{text}");
+            assert!(text.ends_with(&format!("expected {}", setting.kind.accepted())), "{text}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn text_that_is_not_utf8_is_refused() {
+        use std::os::unix::ffi::OsStringExt;
+        let env = BTreeMap::from([("WEFT_LOG".into(), OsString::from_vec(vec![0xff]))]);
+        let found = Values::resolve(&Inputs { flags: &[], env: &env, file: &[], join: &[] });
+        mistakes(
+            found,
+            &["LOG: a text that is not UTF-8 is not accepted (variable WEFT_LOG); expected any text"],
+        );
+    }
+
+    #[test]
+    fn unknown_variables_of_the_peer_only_warn() {
+        let values = values(&[
+            ("LINKERD2_PROXY_INBOUND_LISTEN_ADR", "x"),
+            ("LINKERD2_PROXY_SOMETHING_NEW_ALTOGETHER", "x"),
+            ("LINKERD2_PROXY_TAP_SVC_NAME", "x"),
+            ("LINKERD2_PROXY_JOIN_FILE", "x"),
+        ])
+        .unwrap();
+        let warnings: Vec<_> = values.warnings().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            warnings,
+            [
+                "LINKERD2_PROXY_INBOUND_LISTEN_ADR is ignored: there is no such setting; did you mean \
+                 LINKERD2_PROXY_INBOUND_LISTEN_ADDR?",
+                "LINKERD2_PROXY_JOIN_FILE is ignored: there is no such setting; did you mean WEFT_JOIN_FILE?",
+                "LINKERD2_PROXY_SOMETHING_NEW_ALTOGETHER is ignored: there is no such setting",
+                "LINKERD2_PROXY_TAP_SVC_NAME is ignored: there is no tap server",
+            ]
+        );
+    }
+
+    #[test]
+    fn only_repeatable_flags_may_be_given_twice() {
+        let pairs = [("upstream", "127.0.0.1:1=a.b:1"), ("upstream", "127.0.0.1:2=c.d:2")];
+        let values = resolve(&pairs, &[], &[], &[]).unwrap();
+        assert_eq!(in_force(&values, "UPSTREAM").0, "127.0.0.1:1=a.b:1,127.0.0.1:2=c.d:2");
+        let twice = resolve(&[], &[], &[("log", "info"), ("LOG", "warn")], &[]);
+        mistakes(twice, &["LOG: given more than once (configuration file); expected one value"]);
+    }
+
+    #[test]
+    fn a_workload_fills_what_the_control_plane_is_told() {
+        let values = values(&[("WEFT_WORKLOAD", "shop/web-1"), ("WEFT_NODE_NAME", "n\"1")]).unwrap();
+        assert_eq!(
+            in_force(&values, "DESTINATION_CONTEXT"),
+            (r#"{"nodeName":"n\"1","ns":"shop","pod":"web-1"}"#.into(), "derived from WORKLOAD".into())
+        );
+        let explicit = [("WEFT_WORKLOAD", "shop/web-1"), ("WEFT_POLICY_WORKLOAD", "x")];
+        let values = super::tests::values(&explicit).unwrap();
+        assert_eq!(in_force(&values, "POLICY_WORKLOAD").0, "x");
+    }
+
+    #[test]
+    fn secrets_are_hidden_and_long_texts_shortened() {
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{}", "A".repeat(500));
+        let env = [("WEFT_DESTINATION_CONTEXT", "hunter2"), ("WEFT_IDENTITY_TRUST_ANCHORS", &pem)];
+        let values = values(&env).unwrap();
+        for text in [values.to_table(), values.to_json().to_string()] {
+            assert!(!text.contains("hunter2") && !text.contains("AAAA"), "{text}");
+            assert!(text.contains("-----BEGIN CERTIFICATE-----… (528 bytes)"), "{text}");
+        }
+        let json = values.to_json();
+        assert_eq!(json["DESTINATION_CONTEXT"]["value"], "(hidden)");
+        assert_eq!(json["DESTINATION_CONTEXT"]["source"], "variable WEFT_DESTINATION_CONTEXT");
+        assert_eq!(json["CORES_MAX"], serde_json::json!({ "value": null, "source": "default" }));
+        assert_eq!(values.to_table().lines().count(), SETTINGS.len());
+    }
+
+    #[test]
+    fn names_a_few_edits_away_are_near() {
+        let near = |name| nearest(name, SETTINGS).map(|s| s.name);
+        assert_eq!(near("SHUTDOWN_GRACE_PERIO"), Some("SHUTDOWN_GRACE_PERIOD"));
+        assert_eq!(near("LGO"), None);
+        assert_eq!(near("LOGS"), Some("LOG"));
+        assert_eq!(near(&"X".repeat(1000)), None);
+        assert_eq!((edits("kitten", "sitting"), edits("", "ab"), edits("ab", "")), (3, 2, 2));
+    }
+}
