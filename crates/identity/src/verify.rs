@@ -117,9 +117,15 @@ fn refusal(error: webpki::Error) -> Refusal {
         webpki::Error::BadDer | webpki::Error::BadDerTime | webpki::Error::TrailingData(_) => {
             Refusal::Malformed(Malformed::Encoding)
         }
+        // Two meshes may give their roots the same name, so a wrong signature means a foreign issuer, too.
+        webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
+            Refusal::Untrusted(NO_ISSUER.into())
+        }
         other => Refusal::Untrusted(format!("{other:?}")),
     }
 }
+
+const NO_ISSUER: &str = "none of them issued it";
 
 /// The error for rustls: it chooses the alert that the other side gets.
 impl From<Refusal> for rustls::Error {
@@ -129,7 +135,7 @@ impl From<Refusal> for rustls::Error {
             Refusal::NotYetValid { now, not_before } => {
                 CertificateError::NotValidYetContext { time: now, not_before }
             }
-            Refusal::Untrusted(ref why) if why == "UnknownIssuer" => CertificateError::UnknownIssuer,
+            Refusal::Untrusted(ref why) if why == NO_ISSUER => CertificateError::UnknownIssuer,
             other => CertificateError::Other(OtherError(Arc::new(other))),
         };
         rustls::Error::InvalidCertificate(error)
@@ -147,7 +153,7 @@ impl Refusal {
             CertificateError::NotValidYetContext { time, not_before } => {
                 Some(Refusal::NotYetValid { now: *time, not_before: *not_before })
             }
-            CertificateError::UnknownIssuer => Some(Refusal::Untrusted("UnknownIssuer".into())),
+            CertificateError::UnknownIssuer => Some(Refusal::Untrusted(NO_ISSUER.into())),
             CertificateError::Other(OtherError(other)) => other.downcast_ref::<Refusal>().cloned(),
             _ => None,
         }
