@@ -6,6 +6,8 @@
 //! start and by the documentation generator. Reads neither the environment nor any file itself.
 
 mod build;
+#[cfg(test)]
+mod document;
 pub mod file;
 pub mod grammar;
 mod table;
@@ -19,6 +21,7 @@ pub use values::{Inputs, SettingError, Source, Value, Values, Warning};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 use weft_model::address::{Addr, NameAddr};
@@ -200,9 +203,9 @@ pub struct InboundDefaults {
     /// The networks that `cluster-*` policies mean.
     pub cluster_networks: Vec<IpNet>,
     /// Ports whose policy is watched from the start and never dropped.
-    pub ports: BTreeSet<u16>,
+    pub ports: BTreeSet<NonZeroU16>,
     /// Ports that are opaque until the control plane says otherwise.
-    pub opaque_ports: BTreeSet<u16>,
+    pub opaque_ports: BTreeSet<NonZeroU16>,
     /// Addresses this proxy serves; empty means all.
     pub ips: BTreeSet<IpAddr>,
 }
@@ -382,9 +385,9 @@ pub enum AuthorityLabels {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InformationalHeaders {
     /// `l5d-proxy-error`, `l5d-proxy-connection` and `grpc-message` are left out.
-    Off,
+    Suppressed,
     /// They are sent.
-    On,
+    Sent,
 }
 
 /// Bounds that belong to neither direction alone.

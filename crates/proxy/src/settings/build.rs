@@ -31,7 +31,7 @@ impl Settings {
         let (metrics, limits, cores) = (metrics(r), limits(r), cores(r));
         let headers_off = "OUTBOUND_DISABLE_INFORMATIONAL_HEADERS";
         let informational_headers =
-            r.choice(headers_off, InformationalHeaders::On, InformationalHeaders::Off);
+            r.choice(headers_off, InformationalHeaders::Sent, InformationalHeaders::Suppressed);
         addresses_differ(r, (&listeners, forward_proxy.as_ref()), (&upstreams, &inbound_binds));
         let (Some(control), Some(identity), true) = (control, identity, r.errors.is_empty()) else {
             return Err(std::mem::take(&mut r.errors));
@@ -305,7 +305,7 @@ fn inbound_policy(r: &mut Reader<'_>, admin_port: u16) -> InboundDefaults {
         r.conflict("INBOUND_DEFAULT_POLICY", problem, accepted);
     }
     let mut ports = r.with("INBOUND_PORTS", read::ports).unwrap_or_default();
-    ports.insert(admin_port);
+    ports.extend(NonZeroU16::new(admin_port));
     InboundDefaults {
         policy,
         cluster_networks,
@@ -605,7 +605,7 @@ mod tests {
         assert_eq!(s.discovery.first_answer_timeout, Duration::from_secs(3));
         assert_eq!(s.limits.discovery_entries, 10_000);
         assert_eq!(s.inbound_policy.policy, DefaultPolicy::AllUnauthenticated);
-        assert_eq!(s.inbound_policy.ports, BTreeSet::from([4191]));
+        assert_eq!(s.inbound_policy.ports, NonZeroU16::new(4191).into_iter().collect());
         assert_eq!(s.shutdown.grace, Duration::from_secs(120));
         assert_eq!((s.forward_proxy, s.cores), (None, Cores::default()));
     }

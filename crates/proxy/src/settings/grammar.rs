@@ -8,6 +8,7 @@ use crate::settings::{InboundBind, Upstream};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::time::Duration;
 use weft_model::address::Addr;
 use weft_model::duration;
@@ -166,8 +167,9 @@ pub fn sockets(text: &str) -> Option<Vec<SocketAddr>> {
     (1..=2).contains(&all.len()).then_some(all)
 }
 
-/// A set of ports: `N` and `lo-hi`, comma-separated, blanks and empty items ignored.
-pub fn ports(text: &str) -> Option<BTreeSet<u16>> {
+/// A set of ports: `N` and `lo-hi`, comma-separated, blanks and empty items ignored. Port 0 may be written,
+/// as the peer has it, and is left out, for no connection has it.
+pub fn ports(text: &str) -> Option<BTreeSet<NonZeroU16>> {
     let mut set = BTreeSet::new();
     for item in text.split(',').map(str::trim).filter(|s| !s.is_empty()) {
         let (low, high) = item.split_once('-').unwrap_or((item, item));
@@ -175,7 +177,7 @@ pub fn ports(text: &str) -> Option<BTreeSet<u16>> {
         if high < low {
             return None;
         }
-        set.extend(low..=high);
+        set.extend((low..=high).filter_map(NonZeroU16::new));
     }
     Some(set)
 }
@@ -305,6 +307,7 @@ mod tests {
 
     #[test]
     fn port_sets_hold_every_port_of_a_range() {
-        assert_eq!(ports("80-82,25,81").unwrap().into_iter().collect::<Vec<_>>(), [25, 80, 81, 82]);
+        let ports: Vec<_> = ports("80-82,25,81,0-1").unwrap().into_iter().map(NonZeroU16::get).collect();
+        assert_eq!(ports, [1, 25, 80, 81, 82]);
     }
 }
