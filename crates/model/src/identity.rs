@@ -1,4 +1,7 @@
 //! Who somebody is: the names that certificates carry and policies match.
+//!
+//! Settings, certificates, policies and discovery all name workloads with these. Whether a name is *proven*
+//! is said by `Peer`; only a handshake in `identity` makes one.
 
 use crate::name::{DnsName, InvalidName};
 use std::fmt;

@@ -1,4 +1,7 @@
 //! Policies: how a destination is spoken to (outbound) and who may speak to a port (inbound).
+//!
+//! `index` computes them, `wire` carries them, `discover` compiles them into plans. Includes the built-in
+//! inbound policies that hold until the control plane has said something.
 
 pub use crate::authorization::{Authentication, Authorization, NetworkMatch, Suffix};
 

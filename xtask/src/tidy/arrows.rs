@@ -18,7 +18,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("net", &["model"]),
     ("identity", &["model", "net", "telemetry"]),
     ("balance", &["model", "telemetry"]),
-    ("connect", &["model", "wire", "net", "identity", "telemetry"]),
+    // An endpoint reports its readiness to its backend through `balance::Readiness`; `balance` knows no endpoint.
+    ("connect", &["model", "wire", "net", "identity", "balance", "telemetry"]),
     ("route", &["model", "decide", "balance", "telemetry"]),
     ("discover", &["model", "wire", "net", "names", "identity", "balance", "connect", "route", "decide", "telemetry"]),
     ("proxy", &["model", "wire", "net", "names", "identity", "balance", "connect", "route", "decide", "discover", "telemetry"]),
