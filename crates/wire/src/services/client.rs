@@ -170,8 +170,10 @@ struct Join<T> {
     parts: u16,
     gathered: Option<Decoded<T>>,
     /// Joins two, or gives both back.
-    join: fn(T, T) -> Result<T, Box<(T, T)>>,
+    join: JoinTwo<T>,
 }
+
+type JoinTwo<T> = fn(T, T) -> Result<T, Box<(T, T)>>;
 
 fn join_adds(
     a: EndpointUpdate,
