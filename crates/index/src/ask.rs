@@ -3,7 +3,7 @@
 //! `serve` makes a [`Question`] of each request and turns it into a view by [`crate::Index::view`].
 //! All text is hostile. Nothing here looks at manifests.
 
-use crate::resolve::{Refusal, RefusalKind};
+use crate::answer::{Refusal, RefusalKind};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use weft_model::address::Addr;

@@ -5,9 +5,9 @@
 
 use crate::annotations::PortList;
 use crate::config::Config;
-use crate::scope::{PortLists, Scope};
+use crate::entry::{PortLists, WorkloadEntry};
+use crate::scope::Scope;
 use crate::touched::Touched;
-use crate::workloads::WorkloadEntry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -6,8 +6,10 @@
 //! neither protobuf nor manifest text.
 
 pub mod annotations;
+pub mod answer;
 pub mod ask;
 pub mod config;
+mod entry;
 mod index;
 mod policies;
 mod profiles;

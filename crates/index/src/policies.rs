@@ -4,10 +4,10 @@
 //! ones; until there are route resources, every service has the default routes.
 
 use crate::annotations::{failure_accrual, http_retry, load, timeouts};
+use crate::answer::{Refusal, RefusalKind};
 use crate::config::RequestHeaders;
 use crate::index::Index;
 use crate::profiles::service_host;
-use crate::resolve::{Refusal, RefusalKind};
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;

@@ -2,10 +2,10 @@
 //!
 //! Only `resolve.rs` calls this.
 
+use crate::answer::{ProfileTarget, Refusal, RefusalKind};
+use crate::entry::WorkloadEntry;
 use crate::index::Index;
-use crate::resolve::{ProfileTarget, Refusal, RefusalKind};
 use crate::services;
-use crate::workloads::WorkloadEntry;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;

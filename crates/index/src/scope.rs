@@ -3,33 +3,13 @@
 //! Kept by `index.rs`; read by everything that resolves. Every relation in here stays within the
 //! namespace, as it does in Kubernetes.
 
-use crate::annotations::PortList;
-use crate::workloads::WorkloadEntry;
+use crate::entry::{PortLists, WorkloadEntry};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use weft_model::object::Metadata;
 use weft_model::service::{EndpointSlice, Namespace, Service, ServiceProfile, TargetKind};
 
 /// Names of objects by the key and value of a label.
 type ByLabel = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
-
-/// Annotations that objects inherit from their namespace (§8.5) and that are read once, not per answer.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct PortLists {
-    /// `config.linkerd.io/opaque-ports`.
-    pub(crate) opaque: Option<PortList>,
-    /// `config.linkerd.io/skip-inbound-ports`.
-    pub(crate) skipped: Option<PortList>,
-}
-
-impl PortLists {
-    /// Reads the annotations of an object; parts that cannot be read are left to the verdict.
-    pub(crate) fn read(meta: &Metadata) -> Self {
-        use crate::annotations::{OPAQUE_PORTS, SKIP_INBOUND_PORTS};
-        let read = |key: &str| meta.annotations.get(key).map(|text| PortList::parse(text).0);
-        Self { opaque: read(OPAQUE_PORTS), skipped: read(SKIP_INBOUND_PORTS) }
-    }
-}
 
 /// The objects of one namespace.
 #[derive(Clone, Debug, Default)]

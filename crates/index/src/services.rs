@@ -4,11 +4,12 @@
 //! Only `resolve.rs` and `profiles.rs` call this.
 
 use crate::annotations::{GATEWAY_IDENTITY, MIRROR_CLUSTER, REMOTE_SERVICE};
+use crate::answer::{EndpointSet, Refusal, RefusalKind, ViewKey};
 use crate::config::{Families, Http2Upgrade};
+use crate::entry::WorkloadEntry;
 use crate::index::Index;
-use crate::resolve::{EndpointSet, Refusal, RefusalKind, ViewKey};
 use crate::scope::Scope;
-use crate::workloads::{WorkloadEntry, locality, weight};
+use crate::workloads::{locality, weight};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;

@@ -3,7 +3,7 @@
 //! Made by [`crate::Index::apply`]; names things, not views, because the index does not know which
 //! views anybody holds. It may name too much, never too little.
 
-use crate::resolve::{ProfileTarget, ViewKey};
+use crate::answer::{ProfileTarget, ViewKey};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use weft_model::service::ServiceName;

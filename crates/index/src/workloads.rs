@@ -3,20 +3,19 @@
 //! Used by `services.rs` and `profiles.rs` for endpoints and by `resolve.rs` for inbound policies.
 
 use crate::annotations::{DEFAULT_INBOUND_POLICY, PortList, REQUIRE_IDENTITY_PORTS};
+use crate::answer::{Refusal, RefusalKind};
 use crate::config::{Config, Http2Upgrade, TransportMode, ZoneWeights};
+use crate::entry::WorkloadEntry;
 use crate::index::Index;
-use crate::resolve::{Refusal, RefusalKind};
-use crate::scope::PortLists;
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use weft_model::destination::{EndpointInfo, Locality, ProtocolHint};
 use weft_model::identity::TlsTarget;
 use weft_model::meta::Meta;
 use weft_model::policy::{DefaultPolicy, InboundPolicy, InboundProtocol, InboundRoutes};
-use weft_model::route::{Distribution, HttpMatch, Labels, PathMatch, RequestMatch, Route, Rule, Timeouts};
-use weft_model::workload::{ExternalWorkload, WorkloadName};
+use weft_model::route::{Distribution, HttpMatch, PathMatch, RequestMatch, Route, Rule, Timeouts};
+use weft_model::workload::WorkloadName;
 
 /// The weight of one share.
 pub(crate) const WEIGHT: u32 = 10_000;
@@ -24,64 +23,6 @@ pub(crate) const WEIGHT: u32 = 10_000;
 const PROXY_PORT: NonZeroU16 = NonZeroU16::MIN.saturating_add(4142);
 /// The name under which a workload declares its proxy's inbound port (§1A.6).
 const PROXY_PORT_NAME: &str = "linkerd-proxy";
-
-/// A workload and what is worked out once for all its answers.
-#[derive(Clone, Debug)]
-pub(crate) struct WorkloadEntry {
-    pub(crate) object: Arc<ExternalWorkload>,
-    ports: PortLists,
-    /// Labels without locality, and with it as local and as remote. Shared by all answers, so that
-    /// comparing two answers compares pointers.
-    labels: [OnceLock<Labels>; 3],
-}
-
-impl WorkloadEntry {
-    pub(crate) fn new(object: Arc<ExternalWorkload>) -> Self {
-        Self { ports: PortLists::read(&object.meta), labels: Default::default(), object }
-    }
-
-    /// Labels of this workload as an endpoint (§1A.6), for an asker at this distance.
-    fn labels(&self, locality: Locality) -> Labels {
-        let (slot, name) = match locality {
-            Locality::Unknown => (&self.labels[0], None),
-            Locality::Local => (&self.labels[1], Some("local")),
-            Locality::Remote => (&self.labels[2], Some("remote")),
-        };
-        slot.get_or_init(|| {
-            let mut labels =
-                BTreeMap::from([("external_workload".to_owned(), self.object.meta.name.clone())]);
-            if let Some(owner) = &self.object.owner {
-                labels.insert(owner.kind.to_lowercase(), owner.name.clone());
-            }
-            if let Some(zone) = self.object.zone() {
-                labels.insert("zone".to_owned(), zone.to_owned());
-            }
-            if let Some(name) = name {
-                labels.insert("zone_locality".to_owned(), name.to_owned());
-            }
-            Arc::new(labels)
-        })
-        .clone()
-    }
-
-    /// The number of the port with this name.
-    pub(crate) fn port_named(&self, name: &str) -> Option<NonZeroU16> {
-        self.object.ports.iter().find(|p| p.name == name).map(|p| p.port)
-    }
-
-    /// Whether the workload declares this port.
-    pub(crate) fn declares(&self, port: NonZeroU16) -> bool {
-        self.object.ports.iter().any(|p| p.port == port)
-    }
-
-    fn names_of(&self, port: NonZeroU16) -> impl Iterator<Item = &str> {
-        self.object.ports.iter().filter(move |p| p.port == port).map(|p| p.name.as_str())
-    }
-
-    fn listed(&self, list: &PortList, port: NonZeroU16) -> bool {
-        list.contains(port.get(), self.names_of(port))
-    }
-}
 
 /// How far an endpoint's zone is from the asker's.
 pub(crate) fn locality(asker: &str, endpoint: Option<&str>) -> Locality {
