@@ -4,7 +4,7 @@
 //! anchors may be in force at once, which is how a root is rotated: add the new one, let every workload get a
 //! certificate under it, remove the old one. Expiry of an anchor itself is reported but not enforced.
 
-use crate::certificate::{Certificate, Validity};
+use crate::certificate::Outline;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 
@@ -19,7 +19,7 @@ pub const MAX_BUNDLE: usize = 1 << 20;
 pub struct Anchors {
     ders: Vec<CertificateDer<'static>>,
     trusted: Vec<TrustAnchor<'static>>,
-    validities: Vec<(String, Validity)>,
+    outlines: Vec<Outline>,
     pem: String,
     skipped: usize,
 }
@@ -53,7 +53,7 @@ impl Anchors {
         let mut anchors = Self {
             ders: Vec::new(),
             trusted: Vec::new(),
-            validities: Vec::new(),
+            outlines: Vec::new(),
             pem: String::new(),
             skipped: 0,
         };
@@ -75,9 +75,9 @@ impl Anchors {
     }
 
     fn add(&mut self, der: CertificateDer<'static>) -> Option<()> {
-        let parsed = Certificate::parse(&der).ok()?;
+        let outline = Outline::parse(&der).ok()?;
         self.trusted.push(webpki::anchor_from_trusted_cert(&der).ok()?.to_owned());
-        self.validities.push((parsed.subject, parsed.validity));
+        self.outlines.push(outline);
         self.ders.push(der);
         Some(())
     }
@@ -93,8 +93,8 @@ impl Anchors {
     }
 
     /// Subject and validity of each anchor, for metrics and warnings.
-    pub fn validities(&self) -> &[(String, Validity)] {
-        &self.validities
+    pub fn outlines(&self) -> &[Outline] {
+        &self.outlines
     }
 
     /// Whether this very certificate is an anchor.
@@ -143,7 +143,7 @@ mod tests {
             two.replace('\n', "\r\n")
         );
         let anchors = Anchors::from_pem(&text).unwrap();
-        assert_eq!((anchors.validities().len(), anchors.skipped()), (2, 1));
+        assert_eq!((anchors.outlines().len(), anchors.skipped()), (2, 1));
         assert_eq!(anchors.to_pem(), format!("{one}{two}"));
     }
 

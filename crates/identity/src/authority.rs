@@ -6,7 +6,7 @@
 //! token, current certificate) between [`Authority::check`] and [`Authority::issue`].
 
 use crate::anchors::{Anchors, BadAnchors};
-use crate::certificate::{Certificate, Malformed, Validity};
+use crate::certificate::{Malformed, Outline, Validity};
 use crate::csr::{self, BadCsr, Checked};
 use crate::private::{self, Created, FileError, Readers};
 use crate::verify::{Refusal, Usage, check_chain};
@@ -16,7 +16,7 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::time_provider::TimeProvider;
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -197,6 +197,11 @@ impl Authority {
         Self::from_root(&path, &text, lifetimes, clock)
     }
 
+    /// [`Authority::open`] by the system's clock.
+    pub fn open_now(directory: &Path, common_name: &str, lifetimes: Lifetimes) -> Result<Self, AuthorityError> {
+        Self::open(directory, common_name, lifetimes, Arc::new(DefaultTimeProvider))
+    }
+
     /// An authority that lives in memory only, for tests and demonstrations.
     pub fn in_memory(lifetimes: Lifetimes, clock: Arc<dyn TimeProvider>) -> Result<Self, AuthorityError> {
         let text = root("root.in-memory", moment(clock.as_ref())?, lifetimes.skew)?;
@@ -316,17 +321,17 @@ impl Loaded {
         let first = chain.first().ok_or_else(|| unsuitable(path, "no certificate in it"))?;
         check_issuer(path, first, &key)?;
         let mut expiries: Vec<_> = anchors
-            .validities()
+            .outlines()
             .iter()
-            .map(|(subject, validity)| Expiry {
+            .map(|anchor| Expiry {
                 role: Role::Anchor,
-                subject: subject.clone(),
-                not_after: validity.not_after,
+                subject: anchor.subject.clone(),
+                not_after: anchor.validity.not_after,
             })
             .collect();
         let mut not_after = None::<SystemTime>;
         for der in &chain {
-            let Certificate { validity, subject, .. } = Certificate::parse(der).map_err(Refusal::from)?;
+            let Outline { validity, subject } = Outline::parse(der).map_err(Refusal::from)?;
             not_after = Some(not_after.map_or(validity.not_after, |end| end.min(validity.not_after)));
             expiries.push(Expiry { role: Role::Issuer, subject, not_after: validity.not_after });
         }

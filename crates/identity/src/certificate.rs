@@ -21,8 +21,15 @@ pub struct Certificate {
     pub names: Vec<Id>,
     /// When it is valid.
     pub validity: Validity,
-    /// The subject as text, for people.
+}
+
+/// What an operator wants to know of an anchor or issuer, whose names do not matter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// The subject as text; at most 200 characters.
     pub subject: String,
+    /// When it is valid.
+    pub validity: Validity,
 }
 
 /// The time during which a certificate is valid, both ends included.
@@ -54,21 +61,22 @@ pub enum Malformed {
 impl Certificate {
     /// Reads a DER certificate.
     pub fn parse(der: &[u8]) -> Result<Self, Malformed> {
-        let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| Malformed::Encoding)?;
-        if !rest.is_empty() {
-            return Err(Malformed::Encoding);
-        }
-        let validity = Validity {
-            not_before: moment(&certificate.validity.not_before),
-            not_after: moment(&certificate.validity.not_after),
-        };
-        let subject = certificate.subject.to_string().chars().take(200).collect();
-        Ok(Self { names: names(&certificate)?, validity, subject })
+        let certificate = parse(der)?;
+        Ok(Self { names: names(&certificate)?, validity: validity(&certificate) })
     }
 
     /// The identity of the holder: the first DNS or URI SAN.
     pub fn id(&self) -> Option<&Id> {
         self.names.first()
+    }
+}
+
+impl Outline {
+    /// Reads a DER certificate.
+    pub fn parse(der: &[u8]) -> Result<Self, Malformed> {
+        let certificate = parse(der)?;
+        let subject = certificate.subject.to_string().chars().take(200).collect();
+        Ok(Self { subject, validity: validity(&certificate) })
     }
 }
 
@@ -101,6 +109,16 @@ pub(crate) fn identity(name: &GeneralName<'_>) -> Result<Option<Id>, Malformed> 
         GeneralName::Invalid(..) => Err(Malformed::Names),
         _ => Ok(None),
     }
+}
+
+fn parse(der: &[u8]) -> Result<X509Certificate<'_>, Malformed> {
+    let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| Malformed::Encoding)?;
+    if rest.is_empty() { Ok(certificate) } else { Err(Malformed::Encoding) }
+}
+
+fn validity(certificate: &X509Certificate<'_>) -> Validity {
+    let validity = certificate.validity();
+    Validity { not_before: moment(&validity.not_before), not_after: moment(&validity.not_after) }
 }
 
 fn names(certificate: &X509Certificate<'_>) -> Result<Vec<Id>, Malformed> {

@@ -145,7 +145,7 @@ impl Outside {
 fn an_outside_issuer_sends_its_chain_without_the_anchors() {
     let (clock, outside) = (Clock::new(), Outside::new());
     let ca = outside.load(&clock).unwrap();
-    assert_eq!(ca.anchors().validities().len(), 2);
+    assert_eq!(ca.anchors().outlines().len(), 2);
     let (issued, _) = ca.issue_own(&id("web.default")).unwrap();
     assert_eq!(issued.intermediates.len(), 1);
     assert!(store("web.default", &ca, &clock).holds_valid());
