@@ -2,8 +2,8 @@
 
 use super::codec::BytesCodec;
 use super::{
-    CertifyRequest, CertifyResponse, Channel, DestinationQuery, MAX_MESSAGE_BYTES, MAX_PARTS, PARTS_HEADER,
-    PortQuery, Status, TrafficQuery,
+    Body, BoxError, CertifyRequest, CertifyResponse, Channel, DestinationQuery, MAX_MESSAGE_BYTES, MAX_PARTS,
+    PARTS_HEADER, PortQuery, Status, TrafficQuery,
 };
 use crate::WireError;
 use crate::decode::{self, Decoded};
@@ -114,21 +114,46 @@ fn some<T>(decoded: Decoded<T>) -> Decoded<Option<T>> {
     Decoded { value: Some(decoded.value), warnings: decoded.warnings }
 }
 
+/// The channel with an error type of its own: the compiler cannot prove that calls whose error is a bare
+/// boxed trait object may move between threads.
+#[derive(Clone)]
+struct Transport(Channel);
+
+impl tower_service::Service<http::Request<Body>> for Transport {
+    type Response = http::Response<Body>;
+    type Error = Failed;
+    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Failed>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        self.0.poll_ready(cx).map_err(Failed)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let answering = self.0.call(request);
+        Box::pin(async move { answering.await.map_err(Failed) })
+    }
+}
+
+/// A layer of the channel failed the call.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Failed(#[source] BoxError);
+
 /// What all clients do with their channel.
 #[derive(Clone)]
 struct Calls {
-    grpc: tonic::client::Grpc<Channel>,
+    grpc: tonic::client::Grpc<Transport>,
 }
 
 impl Calls {
     fn new(channel: Channel) -> Self {
-        let grpc = tonic::client::Grpc::new(channel)
+        let grpc = tonic::client::Grpc::new(Transport(channel))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(super::MAX_REQUEST_BYTES);
         Self { grpc }
     }
 
-    async fn ready(&self) -> Result<tonic::client::Grpc<Channel>, Status> {
+    async fn ready(&self) -> Result<tonic::client::Grpc<Transport>, Status> {
         let mut grpc = self.grpc.clone();
         grpc.ready().await.map_err(|e| Status::new(super::Code::Unavailable, e.to_string()))?;
         Ok(grpc)
