@@ -164,10 +164,10 @@ fn best_match(matches: &[CompiledMatch], request: &RequestView<'_>) -> Option<(R
     }
     let mut best: Option<(Rank, Option<usize>)> = None;
     for candidate in matches {
-        if let Some(found) = rank_match(candidate, request) {
-            if best.as_ref().is_none_or(|(rank, _)| found.0 > *rank) {
-                best = Some(found);
-            }
+        if let Some(found) = rank_match(candidate, request)
+            && best.as_ref().is_none_or(|(rank, _)| found.0 > *rank)
+        {
+            best = Some(found);
         }
     }
     best

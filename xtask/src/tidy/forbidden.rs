@@ -76,7 +76,9 @@ fn file_name(file: &Source, findings: &mut Vec<Finding>) {
 fn file_doc(file: &Source, findings: &mut Vec<Finding>) {
     let product = file.path.contains("/src/") && !file.only_tests && !file.text.starts_with("// @generated");
     let doc = file.text.lines().take_while(|line| line.starts_with("//!")).count();
-    let enough = if file.product_lines() < SMALL { 1 } else { 2 };
+    // The parts of a module in a folder are introduced by the module's own file.
+    let part = file.path.split("/src/").nth(1).is_some_and(|inside| inside.contains('/'));
+    let enough = if part || file.product_lines() < SMALL { 1 } else { 2 };
     if product && doc < enough {
         let message = "the file needs a doc of three to eight lines (`//!`): what it does, who calls it, what it never does";
         push_at(file, message.to_owned(), findings);
