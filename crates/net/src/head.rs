@@ -384,13 +384,15 @@ impl Inspector {
         Ok(())
     }
 
-    /// Takes the longest run of bytes that does not change the state.
+    /// Takes the longest run of bytes that does not change the state, or a whole ordinary line.
     fn run(&mut self, rest: &[u8]) -> usize {
         match self.state {
+            State::FieldStart => self.ordinary_field(rest).unwrap_or(0),
+            State::Start => self.ordinary_request_line(rest).unwrap_or(0),
             State::Target => {
                 // The byte beyond the longest target goes through, so that hyper sees the excess itself.
                 let most = self.allowance().min((MAX_TARGET + 1).saturating_sub(self.message.target));
-                let n = rest.iter().take(most).position(|b| !is_visible(*b)).unwrap_or(rest.len().min(most));
+                let n = visible_run(&rest[..rest.len().min(most)]);
                 self.message.target += n;
                 self.message.size += n;
                 n
@@ -414,6 +416,51 @@ impl Inspector {
             }
             _ => 0,
         }
+    }
+
+    /// Takes a request line that lies whole in `rest`, has nothing wrong and fits. Byte by byte it would go the
+    /// same way; this saves most of the time.
+    fn ordinary_request_line(&mut self, rest: &[u8]) -> Option<usize> {
+        let method = token_run(rest);
+        let after_method = rest.get(method..)?.strip_prefix(b" ")?;
+        let target = visible_run(after_method);
+        let version = after_method.get(target..)?.strip_prefix(b" HTTP/1.")?;
+        let [minor @ (b'0' | b'1'), b'\r', b'\n', ..] = version else { return None };
+        let n = method + 1 + target + b" HTTP/1.x\r\n".len();
+        if method == 0 || target == 0 || target > MAX_TARGET || n > self.allowance() {
+            return None;
+        }
+        self.message.size += n;
+        self.message.is_connect = &rest[..method] == b"CONNECT";
+        self.message.is_http11 = *minor == b'1';
+        self.state = State::FieldStart;
+        Some(n)
+    }
+
+    /// Takes a header line that lies whole in `rest`, has nothing wrong, fits, and says nothing of framing.
+    fn ordinary_field(&mut self, rest: &[u8]) -> Option<usize> {
+        let name = token_run(rest);
+        let value = rest.get(name..)?.strip_prefix(b":")?;
+        let value_length = plain_run(value);
+        let [b'\r', b'\n', ..] = value.get(value_length..)? else { return None };
+        let n = name + 1 + value_length + 2;
+        if name == 0 || self.message.lines >= self.limits.headers || n > self.allowance() {
+            return None;
+        }
+        let is_host = match name {
+            4 => rest[..4].eq_ignore_ascii_case(b"host"),
+            7 if rest[..7].eq_ignore_ascii_case(b"upgrade") => return None,
+            14 if rest[..14].eq_ignore_ascii_case(b"content-length") => return None,
+            17 if rest[..17].eq_ignore_ascii_case(b"transfer-encoding") => return None,
+            _ => false,
+        };
+        if is_host && (self.message.has_host || self.message.in_trailers) {
+            return None;
+        }
+        self.message.has_host |= is_host;
+        self.message.lines += 1;
+        self.message.size += n;
+        Some(n)
     }
 
     /// Takes one byte and gives the next state.
@@ -673,17 +720,32 @@ fn bad_name_byte(byte: u8) -> Offence {
     }
 }
 
-/// Length of the leading run of bytes that may stand in a value and are no control bytes. In pieces of 16,
-/// which the compiler turns into vector instructions.
+/// Length of the leading run of bytes that may stand in a value and are no control bytes.
 fn plain_run(bytes: &[u8]) -> usize {
+    run_of(bytes, is_control)
+}
+
+/// Length of the leading run of bytes that may stand in a target.
+fn visible_run(bytes: &[u8]) -> usize {
+    run_of(bytes, |byte| !is_visible(byte))
+}
+
+fn token_run(bytes: &[u8]) -> usize {
+    bytes.iter().position(|b| !TOKEN[usize::from(*b)]).unwrap_or(bytes.len())
+}
+
+/// Length of the run before the first byte that stops it. In pieces of 16, which the compiler turns into
+/// vector instructions.
+#[inline(always)]
+fn run_of(bytes: &[u8], stops: impl Fn(u8) -> bool) -> usize {
     let mut n = 0;
     for piece in bytes.chunks_exact(16) {
-        if piece.iter().fold(false, |any, b| any | is_control(*b)) {
+        if piece.iter().fold(false, |any, b| any | stops(*b)) {
             break;
         }
         n += 16;
     }
-    n + bytes[n..].iter().position(|b| is_control(*b)).unwrap_or(bytes.len() - n)
+    n + bytes[n..].iter().position(|b| stops(*b)).unwrap_or(bytes.len() - n)
 }
 
 const fn is_control(byte: u8) -> bool {
