@@ -739,8 +739,9 @@ fn token_run(bytes: &[u8]) -> usize {
 #[inline(always)]
 fn run_of(bytes: &[u8], stops: impl Fn(u8) -> bool) -> usize {
     let mut n = 0;
-    for piece in bytes.chunks_exact(16) {
-        if piece.iter().fold(false, |any, b| any | stops(*b)) {
+    let (pieces, _) = bytes.as_chunks::<16>();
+    for piece in pieces {
+        if piece.iter().fold(0, |any, b| any | u8::from(stops(*b))) != 0 {
             break;
         }
         n += 16;
@@ -748,12 +749,13 @@ fn run_of(bytes: &[u8], stops: impl Fn(u8) -> bool) -> usize {
     n + bytes[n..].iter().position(|b| stops(*b)).unwrap_or(bytes.len() - n)
 }
 
+// Without short cuts, for the sake of `run_of`.
 const fn is_control(byte: u8) -> bool {
-    byte < 0x20 || byte == 0x7f
+    (byte < 0x20) | (byte == 0x7f)
 }
 
 const fn is_visible(byte: u8) -> bool {
-    byte > 0x20 && byte != 0x7f
+    (byte > 0x20) & (byte != 0x7f)
 }
 
 /// The bytes of methods and header names (RFC 9110 §5.6.2).
