@@ -1,0 +1,364 @@
+//! One place to send to, with its connections.
+//!
+//! `balance` holds endpoints and draws among those that are ready; `proxy` sends requests and opens
+//! tunnels through them. A task of the endpoint's own makes the first connection, proves it again after
+//! a failure and closes idle ones; requests never wait for it. It never retries elsewhere: it says
+//! whether that is safe.
+
+use crate::context::{Context, ReadyWhen};
+use crate::dial::Reach;
+use crate::error::{ConnectError, SendError, SendFailure};
+use crate::http::{self as head, Original, Wire};
+use crate::multiplex::Multiplex;
+use crate::pool::{Checkin, Connection, Outcome, Pool};
+use crate::tunnel;
+use ::http::{Method, Request, Response, Version};
+use hyper::body::Incoming;
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use weft_balance::{EndpointState, Failure, Readiness};
+use weft_model::destination::{EndpointInfo, ProtocolHint};
+use weft_net::body::Body;
+use weft_net::stream::Stream;
+
+/// A connection that lived shorter than this proves nothing: the next attempt waits. A guess at how long
+/// a server takes that accepts and then changes its mind.
+const STABLE: Duration = Duration::from_secs(1);
+
+/// One place to send to. Clones are handles to the same connections; with the last one, idle
+/// connections are closed and requests in flight go on.
+#[derive(Clone)]
+pub struct Endpoint {
+    owner: Arc<Owner>,
+}
+
+/// Ends the task when nobody needs the endpoint.
+struct Owner {
+    core: Arc<Core>,
+    task: AbortHandle,
+}
+
+struct Core {
+    reach: Arc<Reach>,
+    origin: Arc<Pool>,
+    absolute: Arc<Pool>,
+    http2: Arc<Multiplex>,
+}
+
+/// One reading of an endpoint, for `/state.json`.
+#[derive(Clone, Debug)]
+pub struct EndpointStatus {
+    /// Whether it can take requests.
+    pub state: EndpointState,
+    /// Idle HTTP/1 connections.
+    pub idle_http1: usize,
+    /// Whether the HTTP/2 connection is open.
+    pub http2_open: bool,
+    /// Connections made so far.
+    pub connected: u64,
+    /// Attempts that failed.
+    pub failed: u64,
+    /// The last failed attempt.
+    pub last_error: Option<ConnectError>,
+}
+
+impl Endpoint {
+    /// An endpoint that begins to connect at once, if that is what readiness takes (`ReadyWhen`), and
+    /// reports to `readiness`. Its work runs on the context's runtime.
+    pub fn new(info: Arc<EndpointInfo>, context: Arc<Context>, readiness: Readiness) -> Self {
+        let runtime = context.runtime.clone();
+        let reach = Arc::new(Reach::new(context.localize(info), context, readiness));
+        let core = Arc::new(Core {
+            origin: Pool::new(reach.clone()),
+            absolute: Pool::new(reach.clone()),
+            http2: Multiplex::new(reach.clone()),
+            reach,
+        });
+        let task = runtime.spawn(keep_ready(core.clone())).abort_handle();
+        Self { owner: Arc::new(Owner { core, task }) }
+    }
+
+    /// How it is reached: as discovered, or changed for an endpoint on our own address.
+    pub fn info(&self) -> &Arc<EndpointInfo> {
+        &self.owner.core.reach.info
+    }
+
+    /// Sends a request and waits for the response's head, without a time limit. The request's version
+    /// says what its client speaks; the response comes back in it. The target may be in origin form (with
+    /// `Host`) or absolute; `http::AbsoluteForm` among the extensions keeps it absolute on HTTP/1. For an
+    /// upgrade or CONNECT the response carries hyper's `OnUpgrade`.
+    ///
+    /// Dropping the future gives the request up: an HTTP/2 stream is reset, an HTTP/1 connection closed.
+    pub async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
+        match head::wire(&request, self.info().hint) {
+            wire @ (Wire::Http2 | Wire::Carried) => self.owner.core.send_http2(request, wire).await,
+            wire @ (Wire::Http1 | Wire::Http1Absolute | Wire::Http1Once) => {
+                self.owner.core.send_http1(request, wire).await
+            }
+        }
+    }
+
+    /// Opens a fresh stream for bytes. Dropping the future gives the attempt up.
+    pub async fn open(&self) -> Result<Stream, ConnectError> {
+        tunnel::open(&self.owner.core.reach).await
+    }
+
+    /// Reads everything, for people.
+    pub fn status(&self) -> EndpointStatus {
+        let core = &self.owner.core;
+        EndpointStatus {
+            state: core.reach.readiness.state(),
+            idle_http1: core.origin.idle_count() + core.absolute.idle_count(),
+            http2_open: core.http2.current().is_some(),
+            connected: core.reach.counts.connected.load(Relaxed),
+            failed: core.reach.counts.failed.load(Relaxed),
+            last_error: core.reach.last_error(),
+        }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Endpoint").field(&self.info().addr).finish()
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.core.origin.close();
+        self.core.absolute.close();
+        self.core.http2.close();
+    }
+}
+
+impl Core {
+    async fn send_http1(&self, mut request: Request<Body>, wire: Wire) -> Result<Response<Body>, SendError> {
+        let sent = Sent { wire, version: request.version(), method: request.method().clone() };
+        let original = head::prepare(&mut request, wire, &self.reach.info);
+        let pool = if wire == Wire::Http1Absolute { &self.absolute } else { &self.origin };
+        let mut pooled = if wire == Wire::Http1Once { None } else { pool.checkout() };
+        loop {
+            let mut connection = match pooled.take() {
+                Some(connection) => connection,
+                None => match self.connect_http1(pool, wire).await {
+                    Ok(connection) => connection,
+                    Err(error) => return Err(unsent(SendFailure::Connect(error), request, original)),
+                },
+            };
+            // A reused connection may be closing while we send. An idempotent request without a body
+            // can be repeated then; keeping its head is the price.
+            let spare = (connection.reused && sent.method.is_idempotent()).then(|| spare(&request)).flatten();
+            match connection.send(request).await {
+                Outcome::Response(response) => {
+                    return Ok(self.received_http1(response, &sent, connection, pool));
+                }
+                // Not sent at all; a fresh connection is next, and only one.
+                Outcome::Stale(back) if connection.reused => request = *back,
+                Outcome::Stale(back) => {
+                    let error = ConnectError::Closed {
+                        addr: self.reach.info.addr,
+                        detail: "before it took a request".into(),
+                    };
+                    return Err(unsent(SendFailure::Connect(error), *back, original));
+                }
+                Outcome::Failed(error) => return Err(with_spare(error, spare, original)),
+            }
+        }
+    }
+
+    async fn connect_http1(&self, pool: &Arc<Pool>, wire: Wire) -> Result<Connection, ConnectError> {
+        match wire {
+            Wire::Http1Once => pool.establish().await,
+            _ => pool.connect().await,
+        }
+    }
+
+    fn received_http1(
+        &self,
+        response: Response<Incoming>,
+        sent: &Sent,
+        connection: Connection,
+        pool: &Arc<Pool>,
+    ) -> Response<Body> {
+        let (mut head, incoming) = response.into_parts();
+        head::receive(&mut head, sent.wire, sent.version);
+        let body = Body::incoming(incoming);
+        if head::is_tunnel(&sent.method, head.status) || sent.wire == Wire::Http1Once {
+            return Response::from_parts(head, body); // the connection ends with this exchange
+        }
+        let body = match http_body::Body::is_end_stream(&body) {
+            true => {
+                pool.checkin(connection);
+                body
+            }
+            false => Checkin::attach(body, connection, pool),
+        };
+        Response::from_parts(head, body)
+    }
+
+    async fn send_http2(&self, mut request: Request<Body>, wire: Wire) -> Result<Response<Body>, SendError> {
+        let version = request.version();
+        let original = head::prepare(&mut request, wire, &self.reach.info);
+        let spare = spare(&request);
+        let mut gone_before = false;
+        loop {
+            let live = match self.http2.connection().await {
+                Ok(live) => live,
+                Err(error) => return Err(unsent(SendFailure::Connect(error), request, original)),
+            };
+            let mut sender = live.sender.clone();
+            let mut error = match sender.try_send_request(request).await {
+                Ok(response) => {
+                    let (mut head, incoming) = response.into_parts();
+                    head::receive(&mut head, wire, version);
+                    return Ok(Response::from_parts(head, Body::incoming(incoming)));
+                }
+                Err(error) => error,
+            };
+            let back = error.take_message();
+            let error = error.into_error();
+            match back {
+                // Closed, or told to go away, before it took the request: once more on a new connection.
+                Some(back) if !std::mem::replace(&mut gone_before, true) => {
+                    self.http2.retire(&live);
+                    request = back;
+                }
+                Some(back) => return Err(unsent(SendFailure::Lost(error), back, original)),
+                None => return Err(with_spare(SendError::classify(error), spare, original)),
+            }
+        }
+    }
+
+    /// Makes the connection that proves the endpoint.
+    async fn prove(&self) -> Result<(), ConnectError> {
+        match (self.reach.context.ready_when, self.reach.info.hint) {
+            (ReadyWhen::Proven, ProtocolHint::Http2) => self.http2.connection().await.map(drop),
+            (ReadyWhen::Proven, _) => self.origin.establish().await.map(|c| self.origin.checkin(c)),
+            (ReadyWhen::NotFailing | ReadyWhen::Always, _) => Ok(()),
+        }
+    }
+
+    /// Whether readiness hangs on the HTTP/2 connection.
+    fn lives_on_http2(&self) -> bool {
+        self.reach.context.ready_when == ReadyWhen::Proven && self.reach.info.hint == ProtocolHint::Http2
+    }
+
+    fn why(&self, end: End) -> ConnectError {
+        match (end, self.reach.last_error()) {
+            (End::Failed, Some(error)) => error,
+            (End::Failed, None) | (End::Lost, _) => {
+                ConnectError::Closed { addr: self.reach.info.addr, detail: self.http2.how_it_ended() }
+            }
+        }
+    }
+
+    /// Closes idle connections until an attempt to connect fails or the proving connection is lost.
+    async fn attend(&self) -> End {
+        loop {
+            if self.lives_on_http2() && self.http2.current().is_none() {
+                return End::Lost;
+            }
+            tokio::select! {
+                () = self.reach.suspect.notified() => return End::Failed,
+                () = self.http2.ended.notified(), if self.lives_on_http2() => {}
+                () = self.origin.sweep_due() => self.origin.sweep(),
+                () = self.absolute.sweep_due() => self.absolute.sweep(),
+            }
+        }
+    }
+}
+
+/// What is needed of a request once it has been sent.
+struct Sent {
+    wire: Wire,
+    version: Version,
+    method: Method,
+}
+
+/// Why an endpoint must be proven again.
+enum End {
+    Failed,
+    Lost,
+}
+
+/// A copy of a request without a body. Extensions are left behind: they belong to the attempt.
+fn spare(request: &Request<Body>) -> Option<Request<Body>> {
+    if !http_body::Body::is_end_stream(request.body()) {
+        return None;
+    }
+    let mut spare = Request::new(Body::empty());
+    *spare.method_mut() = request.method().clone();
+    *spare.uri_mut() = request.uri().clone();
+    *spare.version_mut() = request.version();
+    *spare.headers_mut() = request.headers().clone();
+    if let Some(absolute) = request.extensions().get::<head::AbsoluteForm>() {
+        spare.extensions_mut().insert(*absolute);
+    }
+    Some(spare)
+}
+
+fn unsent(failure: SendFailure, mut request: Request<Body>, original: Original) -> SendError {
+    head::restore(&mut request, original);
+    SendError::unsent(failure, request)
+}
+
+/// Adds the spare request to an error of a request that may be repeated: one that the endpoint refused,
+/// or, if a spare was kept for that, one whose connection was lost before any answer.
+fn with_spare(mut error: SendError, spare: Option<Request<Body>>, original: Original) -> SendError {
+    if let Some(mut request) = spare {
+        let http1 = request.version() <= Version::HTTP_11;
+        if error.unprocessed || http1 && matches!(error.failure, SendFailure::Lost(_)) {
+            head::restore(&mut request, original);
+            error.unprocessed = true;
+            error.request = Some(Box::new(request));
+        }
+    }
+    error
+}
+
+/// The endpoint's task: proves, reports, attends, and begins again.
+async fn keep_ready(core: Arc<Core>) {
+    let reach = &core.reach;
+    let proves = reach.context.ready_when == ReadyWhen::Proven;
+    let mut failures = 0u32;
+    loop {
+        let error = match core.prove().await {
+            Err(error) => error,
+            Ok(()) => {
+                forget(&reach.suspect); // attempts that failed before this one
+                reach.readiness.set(EndpointState::Ready);
+                let since = Instant::now();
+                let end = core.attend().await;
+                if since.elapsed() >= STABLE {
+                    failures = 0;
+                    if proves {
+                        if matches!(end, End::Lost) {
+                            reach.readiness.set(EndpointState::Connecting);
+                        }
+                        continue; // it was good for a while: tried again without a wait
+                    }
+                }
+                core.why(end)
+            }
+        };
+        let failure = Failure { code: error.code(), detail: error.to_string() };
+        reach.readiness.set(EndpointState::Failed(Arc::new(failure)));
+        let wait = reach.context.backoff.wait(failures, fastrand::f64());
+        failures = failures.saturating_add(1);
+        tokio::time::sleep(wait).await;
+        core.origin.sweep();
+        core.absolute.sweep();
+    }
+}
+
+/// Takes back a wake-up that nobody has waited for.
+fn forget(notify: &Notify) {
+    pin!(notify.notified()).enable();
+}
