@@ -1,0 +1,145 @@
+//! An HTTP/2 client connection on what the layers below connect.
+//!
+//! PINGs find a controller that hangs; every limit is set here and none left to a library's default.
+
+use super::ChannelError;
+use futures_util::future::BoxFuture;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+use tokio::sync::watch;
+use tower_service::Service;
+use weft_model::destination::KeepAlive;
+use weft_net::stream::Stream;
+use weft_wire::services::{Body, BoxError};
+
+/// Bytes a stream may receive before we have read them.
+const STREAM_WINDOW: u32 = 65_535;
+/// Bytes a connection may receive before we have read them.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Largest frame either way: the protocol's least.
+const MAX_FRAME: u32 = 16 * 1024;
+/// Bytes of response headers; gRPC's are a few hundred.
+const MAX_HEADER_LIST: u32 = 16 * 1024;
+/// Bytes buffered per stream for sending; requests are below 64 KiB.
+const MAX_SEND_BUFFER: usize = 64 * 1024;
+/// Streams opened before the server's SETTINGS have said how many it takes.
+const INITIAL_STREAMS: usize = 100;
+/// Locally reset streams remembered, and resets tolerated from the server (h2's own defaults).
+const RESET_STREAMS: usize = 50;
+const PENDING_RESETS: usize = 20;
+const ERROR_RESETS: usize = 1_024;
+
+/// Makes connections to an address.
+#[derive(Clone)]
+pub(super) struct Http2<C> {
+    inner: C,
+    keep_alive: KeepAlive,
+}
+
+/// One connection. Clones share it; it closes when they are gone and its calls have ended.
+#[derive(Clone)]
+pub(super) struct Connection {
+    sender: SendRequest<Body>,
+    closed: watch::Receiver<Option<String>>,
+}
+
+/// A call that got no response.
+pub(super) struct Unanswered {
+    /// What happened.
+    pub(super) error: hyper::Error,
+    /// The request, if it certainly was not sent.
+    pub(super) request: Option<http::Request<Body>>,
+}
+
+impl Connection {
+    /// Sends a request. Resolves with the response's head.
+    pub(super) async fn send(
+        &mut self,
+        request: http::Request<Body>,
+    ) -> Result<http::Response<Incoming>, Unanswered> {
+        self.sender.try_send_request(request).await.map_err(|mut error| {
+            let request = error.take_message();
+            Unanswered { error: error.into_error(), request }
+        })
+    }
+
+    /// Resolves when no more calls can be made on it; says why.
+    pub(super) async fn closed(&mut self) -> String {
+        // The sender is gone only together with the connection.
+        let _ = self.closed.wait_for(Option::is_some).await;
+        self.closed.borrow().clone().unwrap_or_else(|| "it was closed".into())
+    }
+}
+
+impl<C> Http2<C> {
+    pub(super) fn new(inner: C, keep_alive: KeepAlive) -> Self {
+        Self { inner, keep_alive }
+    }
+}
+
+impl<C> Service<SocketAddr> for Http2<C>
+where
+    C: Service<SocketAddr, Response = Stream, Error = BoxError>,
+    C::Future: Send + 'static,
+{
+    type Response = Connection;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Connection, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, addr: SocketAddr) -> Self::Future {
+        let connecting = self.inner.call(addr);
+        let keep_alive = self.keep_alive;
+        Box::pin(async move {
+            let stream = connecting.await?;
+            let handshake = builder(keep_alive).handshake::<_, Body>(TokioIo::new(stream)).await;
+            let (sender, connection) = handshake.map_err(ChannelError::Http2)?;
+            let (close, closed) = watch::channel(None);
+            tokio::spawn(async move {
+                let why = match connection.await {
+                    Ok(()) => "the controller closed it".to_owned(),
+                    Err(error) => describe(&error),
+                };
+                close.send_replace(Some(why));
+            });
+            Ok(Connection { sender, closed })
+        })
+    }
+}
+
+fn builder(keep_alive: KeepAlive) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .adaptive_window(false)
+        .max_frame_size(MAX_FRAME)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .max_send_buf_size(MAX_SEND_BUFFER)
+        .initial_max_send_streams(INITIAL_STREAMS)
+        .max_concurrent_reset_streams(RESET_STREAMS)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(ERROR_RESETS)
+        .keep_alive_interval(keep_alive.interval)
+        .keep_alive_timeout(keep_alive.timeout)
+        .keep_alive_while_idle(keep_alive.while_idle);
+    builder
+}
+
+/// An error with its causes, which hyper's own text leaves out.
+pub(super) fn describe(error: &hyper::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text.chars().take(200).collect()
+}
