@@ -37,7 +37,8 @@ pub fn endpoint_update(update: &EndpointUpdate, set_labels: &Labels) -> Bytes {
             encoded(&endpoint::add(endpoints.iter().map(|e| endpoint::endpoint(e, set_labels)), set_labels))
         }
         EndpointUpdate::Remove(addrs) => remove(addrs),
-        EndpointUpdate::NoEndpoints { exists } => no_endpoints(*exists),
+        EndpointUpdate::NoEndpoints { exists: true } => empty(),
+        EndpointUpdate::NoEndpoints { exists: false } => absent(),
     }
 }
 
@@ -56,9 +57,14 @@ pub fn remove(addrs: &[SocketAddr]) -> Bytes {
     encoded(&endpoint::remove(addrs))
 }
 
-/// Writes a `NoEndpoints`.
-pub fn no_endpoints(exists: bool) -> Bytes {
-    encoded(&endpoint::no_endpoints(exists))
+/// Writes a `NoEndpoints` for a name that exists.
+pub fn empty() -> Bytes {
+    encoded(&endpoint::no_endpoints(true))
+}
+
+/// Writes a `NoEndpoints` for a name that does not exist.
+pub fn absent() -> Bytes {
+    encoded(&endpoint::no_endpoints(false))
 }
 
 /// Writes a `destination.DestinationProfile`.

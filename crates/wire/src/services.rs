@@ -7,10 +7,12 @@
 
 mod client;
 mod codec;
+mod message;
 mod server;
 mod status;
 
 pub use client::{DestinationClient, IdentityClient, PolicyClient, Updates};
+pub use message::Message;
 pub use server::{Answer, Answers, Caller, Certificates, Destinations, Policies, Router};
 pub use status::{Code, Status};
 /// The body of every request and response of these services.

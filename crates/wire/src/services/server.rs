@@ -4,20 +4,22 @@
 //! may ask for behind it.
 
 use super::codec::BytesCodec;
+use super::message::{Frames, Message};
 use super::{
-    Body, BoxError, CertifyRequest, CertifyResponse, Code, DestinationQuery, MAX_MESSAGE_BYTES, MAX_PARTS,
-    MAX_REQUEST_BYTES, PARTS_HEADER, PortQuery, Status, TrafficQuery,
+    Body, BoxError, CertifyRequest, CertifyResponse, Code, DestinationQuery, MAX_PARTS, MAX_REQUEST_BYTES,
+    PARTS_HEADER, PortQuery, Status, TrafficQuery,
 };
 use crate::WireError;
 use crate::decode;
 use crate::encode;
 use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use futures_util::{StreamExt, TryStreamExt};
+use http::HeaderValue;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tonic::codec::DecodeBuf;
+use tonic::codec::{Codec, DecodeBuf};
 use weft_model::identity::Id;
 
 /// Who calls. The server's edge puts it into the request's extensions; absent, it is nobody.
@@ -33,13 +35,13 @@ pub struct Caller {
 pub struct Answers {
     /// In how many messages the first answer comes: 1 but for endpoint sets that were split.
     pub parts: u16,
-    /// The messages. Dropped when the client is gone.
-    pub stream: BoxStream<'static, Result<Bytes, Status>>,
+    /// The messages. Dropped when the client is gone; polled only while the client has room for more.
+    pub stream: BoxStream<'static, Result<Message, Status>>,
 }
 
 impl Answers {
     /// Answers whose first is one message.
-    pub fn new(stream: impl futures_util::Stream<Item = Result<Bytes, Status>> + Send + 'static) -> Self {
+    pub fn new(stream: impl futures_util::Stream<Item = Result<Message, Status>> + Send + 'static) -> Self {
         Self { parts: 1, stream: stream.boxed() }
     }
 }
@@ -49,8 +51,8 @@ pub type Answer = BoxFuture<'static, Result<Answers, Status>>;
 
 /// The destination service.
 pub trait Destinations: Send + Sync + 'static {
-    /// Endpoints of a name, as messages of [`encode::endpoints`], [`encode::remove`] and
-    /// [`encode::no_endpoints`].
+    /// Endpoints of a name, as messages of [`encode::endpoints`], [`encode::remove`],
+    /// [`encode::empty`] and [`encode::absent`].
     fn endpoints(&self, caller: Caller, query: DestinationQuery) -> Answer;
 
     /// The profile of a name or address, as messages of [`encode::profile`].
@@ -125,107 +127,87 @@ impl Router {
         match (path.as_str(), &self.destinations, &self.policies, &self.certificates) {
             (super::DESTINATION_GET, Some(service), ..) => {
                 let service = service.clone();
-                stream(request, |b| read::destination(b), move |q| service.endpoints(caller.clone(), q)).await
+                respond(request, |b| read::destination(b), move |q| service.endpoints(caller, q)).await
             }
             (super::DESTINATION_GET_PROFILE, Some(service), ..) => {
                 let service = service.clone();
-                stream(request, |b| read::destination(b), move |q| service.profile(caller.clone(), q)).await
+                respond(request, |b| read::destination(b), move |q| service.profile(caller, q)).await
             }
             (super::OUTBOUND_WATCH, _, Some(service), _) => {
                 let service = service.clone();
-                stream(request, |b| read::traffic(b), move |q| service.outbound(caller.clone(), q)).await
+                respond(request, |b| read::traffic(b), move |q| service.outbound(caller, q)).await
             }
             (super::INBOUND_WATCH, _, Some(service), _) => {
                 let service = service.clone();
-                stream(request, |b| read::port(b), move |q| service.inbound(caller.clone(), q)).await
+                respond(request, |b| read::port(b), move |q| service.inbound(caller, q)).await
             }
             (super::OUTBOUND_GET, _, Some(service), _) => {
                 let service = service.clone();
-                unary(request, |b| read::traffic(b), move |q| first(service.outbound(caller.clone(), q)))
-                    .await
+                respond(request, |b| read::traffic(b), move |q| first(service.outbound(caller, q))).await
             }
             (super::INBOUND_GET, _, Some(service), _) => {
                 let service = service.clone();
-                unary(request, |b| read::port(b), move |q| first(service.inbound(caller.clone(), q))).await
+                respond(request, |b| read::port(b), move |q| first(service.inbound(caller, q))).await
             }
             (super::CERTIFY_PATH, _, _, Some(service)) => {
                 let service = service.clone();
-                unary(request, |b| read::certify(b), move |q| certify(&*service, caller.clone(), q)).await
+                respond(request, |b| read::certify(b), move |q| certify(service, caller, q)).await
             }
             _ => Status::new(Code::Unimplemented, format!("no method {path}")).into_response(),
         }
     }
 }
 
-fn certify(
-    service: &dyn Certificates,
+async fn certify(
+    service: Arc<dyn Certificates>,
     caller: Caller,
     request: CertifyRequest,
-) -> BoxFuture<'static, Result<Bytes, Status>> {
-    let answer = service.certify(caller, request);
-    Box::pin(async move { answer.await.map(|r| encode::request::certified(&r)) })
+) -> Result<Answers, Status> {
+    let response = service.certify(caller, request).await?;
+    Ok(only(encode::request::certified(&response).into()))
 }
 
-/// The first message of a stream, which answers the unary form of a method.
-fn first(answer: Answer) -> BoxFuture<'static, Result<Bytes, Status>> {
-    Box::pin(async move {
-        match answer.await?.stream.next().await {
-            Some(message) => message,
-            None => Err(Status::new(Code::Unavailable, "the server is shutting down")),
-        }
-    })
+/// Cuts a stream down to its first message, which answers the unary form of a method.
+async fn first(answer: Answer) -> Result<Answers, Status> {
+    match answer.await?.stream.next().await {
+        Some(message) => Ok(only(message?)),
+        None => Err(Status::new(Code::Unavailable, "the server is shutting down")),
+    }
 }
 
-type Read<Q> = fn(&mut DecodeBuf<'_>) -> Result<Q, WireError>;
+fn only(message: Message) -> Answers {
+    Answers::new(futures_util::stream::iter([Ok(message)]))
+}
 
-async fn stream<B, Q>(
+/// Reads the one message of a request, lets it be handled, and makes a response of the outcome.
+async fn respond<B, Q, F>(
     request: http::Request<B>,
-    read: Read<Q>,
-    handle: impl Fn(Q) -> Answer,
+    read: fn(&mut DecodeBuf<'_>) -> Result<Q, WireError>,
+    handle: impl FnOnce(Q) -> F,
 ) -> http::Response<Body>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError> + Send,
-    Q: Send + Sync + 'static,
-{
-    let service = tower::service_fn(|request: tonic::Request<Q>| {
-        let answer = handle(request.into_inner());
-        async move {
-            let Answers { parts, stream } = answer.await?;
-            let stream: BoxStream<'static, Result<Bytes, tonic::Status>> =
-                stream.map_err(tonic::Status::from).boxed();
-            let mut response = tonic::Response::new(stream);
-            if parts > 1 {
-                response.metadata_mut().insert(PARTS_HEADER, parts.min(MAX_PARTS).into());
-            }
-            Ok::<_, tonic::Status>(response)
-        }
-    });
-    grpc(read).server_streaming(service, request).await
-}
-
-async fn unary<B, Q>(
-    request: http::Request<B>,
-    read: Read<Q>,
-    handle: impl Fn(Q) -> BoxFuture<'static, Result<Bytes, Status>>,
-) -> http::Response<Body>
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError> + Send,
-    Q: Send + Sync + 'static,
-{
-    let service = tower::service_fn(|request: tonic::Request<Q>| {
-        let answer = handle(request.into_inner());
-        async move { Ok::<_, tonic::Status>(tonic::Response::new(answer.await?)) }
-    });
-    grpc(read).unary(service, request).await
-}
-
-fn grpc<Q>(read: Read<Q>) -> tonic::server::Grpc<BytesCodec<Read<Q>>>
-where
     Q: Send + 'static,
+    F: Future<Output = Result<Answers, Status>>,
 {
-    tonic::server::Grpc::new(BytesCodec::new(read))
-        .max_decoding_message_size(MAX_REQUEST_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    let decoder = BytesCodec::new(read).decoder();
+    let limit = Some(MAX_REQUEST_BYTES);
+    let mut messages = tonic::Streaming::new_request(decoder, request.into_body(), None, limit);
+    let query = match messages.message().await {
+        Ok(Some(query)) => query,
+        Ok(None) => return Status::new(Code::Internal, "the request has no message").into_response(),
+        Err(status) => return Status::from(status).into_response(),
+    };
+    let Answers { parts, stream } = match handle(query).await {
+        Ok(answers) => answers,
+        Err(status) => return status.into_response(),
+    };
+    let mut response = http::Response::new(Body::new(Frames::new(stream)));
+    let headers = response.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    if parts > 1 {
+        headers.insert(PARTS_HEADER, parts.min(MAX_PARTS).into());
+    }
+    response
 }

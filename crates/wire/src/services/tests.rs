@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::encode;
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 use linkerd2_proxy_api as api;
@@ -22,8 +21,8 @@ fn add(range: std::ops::Range<u16>) -> EndpointUpdate {
     EndpointUpdate::Add(range.map(endpoint).collect())
 }
 
-fn written(update: &EndpointUpdate) -> Bytes {
-    encode::endpoint_update(update, &Labels::default())
+fn written(update: &EndpointUpdate) -> Message {
+    encode::endpoint_update(update, &Labels::default()).into()
 }
 
 impl Destinations for Fake {
@@ -42,8 +41,8 @@ impl Destinations for Fake {
                 "broken" => {
                     (3, vec![Ok(written(&add(0..2))), Err(Status::new(Code::Unavailable, "restart"))])
                 }
-                "useless" => (1, vec![Ok(Bytes::new()), Ok(written(&add(0..1)))]),
-                "garbage" => (1, vec![Ok(Bytes::from_static(b"\xff\xff\xff"))]),
+                "useless" => (1, vec![Ok(Message::new(b"")), Ok(written(&add(0..1)))]),
+                "garbage" => (1, vec![Ok(Message::new(b"\xff\xff\xff"))]),
                 _ => return Err(refused),
             };
             Ok(Answers { parts, stream: Box::pin(stream::iter(messages)) })
@@ -52,7 +51,7 @@ impl Destinations for Fake {
 
     fn profile(&self, _: Caller, query: DestinationQuery) -> Answer {
         let profile = weft_model::profile::Profile { opaque: query.context == "ctx", ..Default::default() };
-        Box::pin(async move { Ok(Answers::new(stream::iter([Ok(encode::profile(&profile))]))) })
+        Box::pin(async move { Ok(Answers::new(stream::iter([Ok(encode::profile(&profile).into())]))) })
     }
 }
 
