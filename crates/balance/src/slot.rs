@@ -221,6 +221,11 @@ pub struct Pending<E: Target> {
 }
 
 impl<E: Target> Pending<E> {
+    /// The endpoint.
+    pub fn endpoint(&self) -> &E {
+        &self.slot.endpoint
+    }
+
     /// What discovery says about the endpoint.
     pub fn info(&self) -> &Arc<EndpointInfo> {
         &self.slot.info

@@ -4,20 +4,23 @@
 //! over with its endpoints and connections. Never asks the control plane anything: endpoints are fed by
 //! the `Feed` it was given.
 
-use crate::plan::{Backend, Backends, Meshed, Plan, Protocol, Rule, RuleBackend, Table, TcpRefusal, TcpRule, Upstream};
+use crate::plan::{
+    Backend, Backends, Meshed, Plan, Protocol, Rule, RuleBackend, Table, TcpRefusal, TcpRule, Upstream,
+};
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use weft_balance::backend::{Change, Params};
-use weft_connect::endpoint::{Context, Endpoint};
+use weft_connect::{Context, Endpoint};
 use weft_decide::matching::{CompiledCondition, Matcher};
 use weft_model::address::{Addr, NameAddr};
 use weft_model::destination::EndpointInfo;
 use weft_model::identity::NoTls;
 use weft_model::meta::{Meta, Resource};
 use weft_model::policy::{
-    FailureAccrual, HttpRoutes, InboundPolicy, InboundProtocol, InboundRoutes, OutboundPolicy, OutboundProtocol, TcpRoute,
+    FailureAccrual, HttpRoutes, InboundPolicy, InboundProtocol, InboundRoutes, OutboundPolicy,
+    OutboundProtocol, TcpRoute,
 };
 use weft_model::profile::Profile;
 use weft_model::route::{Dispatch, Distribution, Filter, LoadParams, Queue, Route, RouteBackend, Timeouts};
@@ -56,7 +59,13 @@ struct Common<'a> {
 
 impl Compiler {
     /// A compiler whose backends connect in `connect`, queue as `queue` says and are fed by `feed`.
-    pub fn new(connect: Arc<Context>, metrics: Metrics, queue: Queue, detect_timeout: Duration, feed: Feed) -> Self {
+    pub fn new(
+        connect: Arc<Context>,
+        metrics: Metrics,
+        queue: Queue,
+        detect_timeout: Duration,
+        feed: Feed,
+    ) -> Self {
         Self { connect, metrics, queue, feed, detect_timeout, live: Mutex::default() }
     }
 
@@ -114,7 +123,11 @@ impl Compiler {
     ) -> Table {
         let rule = |route: &Meta, own: &[weft_model::policy::Authorization], filters: &[Filter]| Rule {
             route: route.clone(),
-            permission: Some(if own.is_empty() { server.clone() } else { own.iter().chain(server.iter()).cloned().collect() }),
+            permission: Some(if own.is_empty() {
+                server.clone()
+            } else {
+                own.iter().chain(server.iter()).cloned().collect()
+            }),
             filters: filters.into(),
             backends: Backends::First([self.application(app, parent, route)].into()),
             timeouts: Timeouts::default(),
@@ -128,7 +141,11 @@ impl Compiler {
             return Table::single(rule(&Meta::default_named("default"), &[], &[]));
         }
         let rules = routes.routes.iter().map(|route| {
-            route.rules.iter().map(|r| rule(&route.meta, &route.authorizations, &r.filters)).collect::<Vec<_>>()
+            route
+                .rules
+                .iter()
+                .map(|r| rule(&route.meta, &route.authorizations, &r.filters))
+                .collect::<Vec<_>>()
         });
         match Matcher::new(&routes.routes) {
             Ok(matcher) => Table::routes(matcher, rules.collect()),
@@ -160,9 +177,13 @@ impl Compiler {
         let empty = HttpRoutes::default();
         let (protocol, http1, http2, tcp): (_, _, _, &[TcpRoute]) = match &policy.protocol {
             // The timeout of the policy is obeyed; the peer parses and ignores it.
-            OutboundProtocol::Detect { timeout, http1, http2, opaque } => (Protocol::Detect(*timeout), http1, http2, opaque),
+            OutboundProtocol::Detect { timeout, http1, http2, opaque } => {
+                (Protocol::Detect(*timeout), http1, http2, opaque)
+            }
             OutboundProtocol::Http1(http) => (Protocol::Http1, http, &empty, &[]),
-            OutboundProtocol::Http2(http) | OutboundProtocol::Grpc(http) => (Protocol::Http2, &empty, http, &[]),
+            OutboundProtocol::Http2(http) | OutboundProtocol::Grpc(http) => {
+                (Protocol::Http2, &empty, http, &[])
+            }
             OutboundProtocol::Opaque(routes) => (Protocol::Opaque, &empty, &empty, routes),
             OutboundProtocol::Tls(routes) => (Protocol::Tls(self.detect_timeout), &empty, &empty, routes),
         };
@@ -189,7 +210,9 @@ impl Compiler {
     fn synthesized(&self, addr: &Addr, profile: Option<&Profile>) -> Plan {
         let (name, dispatch) = match (profile, addr) {
             (Some(Profile { logical: Some(logical), .. }), _) => ("endpoint", balance(logical.clone())),
-            (Some(Profile { endpoint: Some(endpoint), .. }), _) => ("endpoint", Dispatch::Forward(endpoint.clone().into())),
+            (Some(Profile { endpoint: Some(endpoint), .. }), _) => {
+                ("endpoint", Dispatch::Forward(endpoint.clone().into()))
+            }
             (Some(_), Addr::Socket(socket)) => ("endpoint", forward(*socket)),
             (None, Addr::Socket(socket)) => ("fallback", forward(*socket)),
             (_, Addr::Name(name)) => ("fallback", balance(name.clone())),
@@ -266,7 +289,13 @@ impl Compiler {
         Table::profile(routes.collect(), rule(&[]))
     }
 
-    fn profile_backends(&self, parent: &Meta, route: &Meta, logical: &NameAddr, profile: &Profile) -> Backends {
+    fn profile_backends(
+        &self,
+        parent: &Meta,
+        route: &Meta,
+        logical: &NameAddr,
+        profile: &Profile,
+    ) -> Backends {
         let to = |dst: &NameAddr| {
             let mut backend = self.dispatch(parent, route, &balance(dst.clone()));
             backend.meta = service_meta(dst);
@@ -280,7 +309,8 @@ impl Compiler {
 
     fn table(&self, parent: &Meta, http: &HttpRoutes) -> Table {
         let common = Common { parent, breaker: http.breaker };
-        let rules = |route: &Route| route.rules.iter().map(|r| self.rule(&common, route, r)).collect::<Vec<_>>();
+        let rules =
+            |route: &Route| route.rules.iter().map(|r| self.rule(&common, route, r)).collect::<Vec<_>>();
         match Matcher::new(&http.routes) {
             Ok(matcher) => Table::routes(matcher, http.routes.iter().map(rules).collect()),
             Err(invalid) => {
@@ -343,9 +373,9 @@ impl Compiler {
             Distribution::FirstAvailable(list) => {
                 Backends::First(list.iter().map(|b| self.rule_backend(common, route, b)).collect())
             }
-            Distribution::RandomAvailable(list) => {
-                Backends::Random(list.iter().map(|(b, w)| (self.rule_backend(common, route, b), *w)).collect())
-            }
+            Distribution::RandomAvailable(list) => Backends::Random(
+                list.iter().map(|(b, w)| (self.rule_backend(common, route, b), *w)).collect(),
+            ),
         }
     }
 

@@ -3,6 +3,7 @@
 //! Compiled by `compile` from what the control plane says, held by a `Destination` in the cache. A
 //! request that started under one plan ends under it. Never changes in place.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use weft_connect::endpoint::Endpoint;
 use weft_decide::matching::rank_one_host;
@@ -10,7 +11,6 @@ use weft_model::meta::Meta;
 use weft_model::policy::Authorization;
 use weft_model::route::HostMatch;
 use weft_route::metrics::Exchange;
-use std::sync::Arc;
 
 /// What a data-path backend balances over: an endpoint with its metric handles.
 #[derive(Debug)]

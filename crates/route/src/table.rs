@@ -152,11 +152,22 @@ impl<E: Target> Rule<E> {
 
     /// Every backend of the rule.
     pub fn each_backend(&self) -> impl Iterator<Item = &RuleBackend<E>> {
-        let (first, random): (&[RuleBackend<E>], &[(RuleBackend<E>, u32)]) = match &self.backends {
-            Backends::First(list) => (list, &[]),
-            Backends::Random(list) => (&[], list),
-        };
-        first.iter().chain(random.iter().map(|(b, _)| b))
+        each(&self.backends)
+    }
+}
+
+/// Every backend of a set.
+pub fn each<E: Target>(backends: &Backends<E>) -> impl Iterator<Item = &RuleBackend<E>> {
+    let (first, random): (&[RuleBackend<E>], &[(RuleBackend<E>, u32)]) = match backends {
+        Backends::First(list) => (list, &[]),
+        Backends::Random(list) => (&[], list),
+    };
+    first.iter().chain(random.iter().map(|(b, _)| b))
+}
+
+impl<E: Target> RuleBackend<E> {
+    fn is_open(&self, now: Instant) -> bool {
+        self.backend.as_ref().is_none_or(|b| b.is_open(now))
     }
 }
 
@@ -176,11 +187,6 @@ pub fn choose<E: Target>(backends: &Backends<E>, now: Instant, draw: f64) -> Opt
     }
 }
 
-impl<E: Target> RuleBackend<E> {
-    fn is_open(&self, now: Instant) -> bool {
-        self.backend.as_ref().is_none_or(|b| b.is_open(now))
-    }
-}
 
 impl<E: Target> fmt::Debug for RuleBackend<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
