@@ -21,6 +21,10 @@ pub enum ChannelError {
     /// The HTTP/2 connection broke or hung. The controller's fault or the network's.
     #[error("the HTTP/2 connection failed: {0}")]
     Http2(#[source] hyper::Error),
+    /// The controller took the connection and ended it, or let it hang, without a word of HTTP/2. Its
+    /// fault.
+    #[error("the controller never spoke HTTP/2: {0}")]
+    Silent(String),
     /// As many calls wait as may. The mesh is overloaded.
     #[error("{0} calls wait for the controller already")]
     Full(usize),

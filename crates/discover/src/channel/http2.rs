@@ -1,14 +1,19 @@
 //! An HTTP/2 client connection on what the layers below connect.
 //!
-//! PINGs find a controller that hangs; every limit is set here and none left to a library's default.
+//! PINGs find a controller that hangs, also one whose kernel takes connections that nobody serves: a
+//! connection counts only once the other side has spoken. Every limit is set here and none left to a
+//! library's default.
 
 use super::ChannelError;
 use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tower_service::Service;
 use weft_model::destination::KeepAlive;
@@ -97,7 +102,8 @@ where
         let connecting = self.inner.call(addr);
         let keep_alive = self.keep_alive;
         Box::pin(async move {
-            let stream = connecting.await?;
+            let (spoke, mut spoken) = watch::channel(false);
+            let stream = Heard { inner: connecting.await?, spoke: Some(spoke) };
             let handshake = builder(keep_alive).handshake::<_, Body>(TokioIo::new(stream)).await;
             let (sender, connection) = handshake.map_err(ChannelError::Http2)?;
             let (close, closed) = watch::channel(None);
@@ -108,8 +114,63 @@ where
                 };
                 close.send_replace(Some(why));
             });
-            Ok(Connection { sender, closed })
+            let mut connection = Connection { sender, closed };
+            tokio::select! {
+                biased;
+                Ok(_) = spoken.wait_for(|spoken| *spoken) => Ok(connection),
+                why = connection.closed() => Err(ChannelError::Silent(why).into()),
+            }
         })
+    }
+}
+
+/// A stream that says when the other side has sent its first bytes, which in HTTP/2 are its SETTINGS.
+struct Heard {
+    inner: Stream,
+    spoke: Option<watch::Sender<bool>>,
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if self.spoke.is_some()
+            && buf.filled().len() > before
+            && let Some(spoke) = self.spoke.take()
+        {
+            spoke.send_replace(true);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
 
