@@ -5,6 +5,14 @@
 //! proxy's certificate. Called by `proxy`; knows policies as nouns of `model` and never as messages.
 
 pub mod cache;
+pub mod certify;
+pub mod channel;
+pub mod compile;
+pub mod destination;
 pub mod endpoints;
 pub mod error;
+pub mod lookup;
+pub mod plan;
+pub mod settings;
+pub mod source;
 pub mod stream;

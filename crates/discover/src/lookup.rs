@@ -319,3 +319,234 @@ impl fmt::Debug for Feed {
         f.debug_tuple("Feed").field(self.endpoints.key()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{InboundDefaults, PortSet};
+    use crate::stream::{Answers, Opening};
+    use futures_util::StreamExt;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use weft_balance::Change;
+    use weft_model::destination::{EndpointInfo, EndpointUpdate};
+    use weft_model::meta::Meta;
+    use weft_model::policy::{InboundProtocol, OutboundProtocol};
+    use weft_wire::services::Status;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Answers each question once and keeps the call open; fails with `code` if one is set.
+    #[derive(Default)]
+    struct Oracle {
+        asked: Mutex<Vec<String>>,
+        open: Arc<AtomicUsize>,
+        code: Mutex<Option<Code>>,
+        silent: bool,
+    }
+
+    impl Oracle {
+        fn answer<T: Send + 'static>(&self, question: String, answer: T) -> Opening<T> {
+            self.asked.lock().unwrap().push(question);
+            let (code, silent) = (*self.code.lock().unwrap(), self.silent);
+            let open = Open::new(&self.open);
+            Box::pin(async move {
+                if let Some(code) = code {
+                    return Err(Status::new(code, "no"));
+                }
+                let said = futures_util::stream::iter((!silent).then_some(Ok(answer)));
+                let rest = futures_util::stream::once(async move {
+                    std::future::pending::<()>().await;
+                    drop(open);
+                });
+                Ok(said.chain(rest.filter_map(|()| async { None })).boxed() as Answers<T>)
+            })
+        }
+
+        fn asked(&self) -> Vec<String> {
+            std::mem::take(&mut self.asked.lock().unwrap())
+        }
+
+        fn open(&self) -> usize {
+            self.open.load(Ordering::Relaxed)
+        }
+    }
+
+    struct Open(Arc<AtomicUsize>);
+
+    impl Open {
+        fn new(count: &Arc<AtomicUsize>) -> Self {
+            count.fetch_add(1, Ordering::Relaxed);
+            Self(count.clone())
+        }
+    }
+
+    impl Drop for Open {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Source for Oracle {
+        fn endpoints(&self, dst: &NameAddr) -> Opening<EndpointUpdate> {
+            let info = EndpointInfo::plain(([10, 0, 0, 1], 8080).into());
+            self.answer(format!("endpoints {dst}"), EndpointUpdate::Add(vec![info]))
+        }
+
+        fn profile(&self, addr: &Addr) -> Opening<Profile> {
+            self.answer(format!("profile {addr}"), Profile { opaque: true, ..Profile::default() })
+        }
+
+        fn outbound_policy(&self, addr: &Addr) -> Opening<OutboundPolicy> {
+            let protocol = OutboundProtocol::Opaque(Vec::new());
+            let policy = OutboundPolicy { meta: Meta::default_named("told"), protocol };
+            self.answer(format!("outbound {addr}"), policy)
+        }
+
+        fn inbound_policy(&self, port: NonZeroU16) -> Opening<InboundPolicy> {
+            let (meta, protocol) = (Meta::default_named("told"), InboundProtocol::Opaque);
+            let policy = InboundPolicy { meta, protocol, authorizations: Vec::new() };
+            self.answer(format!("inbound {port}"), policy)
+        }
+    }
+
+    fn discover(oracle: Oracle, settings: Settings) -> (Discover, Arc<Oracle>) {
+        let oracle = Arc::new(oracle);
+        (Discover::new(settings, oracle.clone(), &runtime::Handle::current()), oracle)
+    }
+
+    async fn run_for(time: Duration) {
+        let _ = tokio::time::timeout(time, std::future::pending::<()>()).await;
+    }
+
+    fn port(port: u16) -> NonZeroU16 {
+        NonZeroU16::new(port).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn users_of_one_destination_share_one_call_until_all_are_gone_for_the_idle_time() {
+        let (discover, oracle) = discover(Oracle::default(), Settings::default());
+        let addr: Addr = "web.default.svc.cluster.local:80".parse().unwrap();
+        let first = discover.outbound_policy(&addr).unwrap().unwrap();
+        let second = discover.outbound_policy(&addr).unwrap().unwrap();
+        let (a, b) = tokio::join!(first.first(), second.first());
+        assert!(Arc::ptr_eq(&a.unwrap(), &b.unwrap()));
+        drop(first);
+        run_for(60 * SECOND).await;
+        drop(second);
+        run_for(4 * SECOND).await;
+        let third = discover.outbound_policy(&addr).unwrap().unwrap();
+        assert_eq!(third.first().await.unwrap().meta.name(), "told");
+        assert_eq!((oracle.asked().len(), oracle.open()), (1, 1));
+        drop(third);
+        run_for(6 * SECOND).await;
+        assert_eq!((oracle.open(), discover.rows().len()), (0, 0));
+        drop(discover.outbound_policy(&addr).unwrap());
+        run_for(SECOND).await;
+        assert_eq!(oracle.asked(), ["outbound web.default.svc.cluster.local:80"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_the_settings_allow_is_asked() {
+        let settings = Settings { networks: vec!["10.0.0.0/8".parse().unwrap()], ..Settings::default() };
+        let (discover, oracle) = discover(Oracle::default(), settings);
+        let mut held = Vec::new();
+        for addr in ["web.default.svc.cluster.local:80", "example.com:80", "10.0.0.1:80", "192.0.2.1:80"] {
+            let addr: Addr = addr.parse().unwrap();
+            held.push((discover.profile(&addr).unwrap(), discover.outbound_policy(&addr).unwrap()));
+        }
+        run_for(SECOND).await;
+        let mut asked = oracle.asked();
+        asked.sort();
+        assert_eq!(
+            asked,
+            [
+                "outbound 10.0.0.1:80",
+                "outbound 192.0.2.1:80",
+                "outbound web.default.svc.cluster.local:80",
+                "profile 10.0.0.1:80",
+                "profile web.default.svc.cluster.local:80",
+            ]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_control_plane_costs_a_bounded_wait_and_the_lookup_goes_on() {
+        let (discover, oracle) = discover(Oracle { silent: true, ..Oracle::default() }, Settings::default());
+        let dst = "web.default.svc.cluster.local:80".parse().unwrap();
+        let live = discover.endpoints(&dst).unwrap();
+        let begun = tokio::time::Instant::now();
+        let error = live.first().await.unwrap_err();
+        assert_eq!((error.code().as_str(), begun.elapsed()), ("discovery-timeout", 3 * SECOND));
+        assert_eq!(oracle.open(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_tell_no_policy_from_no_destination() {
+        for (code, none) in
+            [(Code::NotFound, true), (Code::Unimplemented, true), (Code::InvalidArgument, false)]
+        {
+            let oracle = Oracle { code: Mutex::new(Some(code)), ..Oracle::default() };
+            let (discover, oracle) = discover(oracle, Settings::default());
+            let live = discover.outbound_policy(&"10.0.0.1:80".parse().unwrap()).unwrap().unwrap();
+            let error = live.first().await.unwrap_err();
+            assert_eq!((has_no_policy(&error), error.code().as_str()), (none, "discovery-refused"));
+            run_for(60 * SECOND).await;
+            assert_eq!(oracle.asked().len(), 1, "{code} is final");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ports_start_with_the_default_policy_and_not_found_is_repeated() {
+        let oracle = Oracle { code: Mutex::new(Some(Code::NotFound)), ..Oracle::default() };
+        let (discover, oracle) = discover(oracle, Settings::default());
+        let mut live = discover.inbound_policy(port(80)).unwrap();
+        assert_eq!(live.first().await.unwrap().meta.name(), "all-unauthenticated");
+        run_for(SECOND).await;
+        assert!(oracle.asked().len() > 1);
+        *oracle.code.lock().unwrap() = None;
+        let Some(Latest::Known(policy)) = live.changed().await else { panic!() };
+        assert_eq!(policy.meta.name(), "told");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn listed_ports_are_watched_from_the_start_and_for_ever() {
+        let ports = PortSet::parse("80,8080-8081").unwrap();
+        let inbound = InboundDefaults { ports, ..InboundDefaults::default() };
+        let (discover, oracle) = discover(Oracle::default(), Settings { inbound, ..Settings::default() });
+        run_for(SECOND).await;
+        assert_eq!(oracle.asked(), ["inbound 80", "inbound 8080", "inbound 8081"]);
+        drop(discover.inbound_policy(port(80)).unwrap());
+        drop(discover.inbound_policy(port(81)).unwrap());
+        run_for(200 * SECOND).await;
+        assert_eq!((oracle.open(), oracle.asked().len()), (3, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_bound_holds_and_a_feed_keeps_its_endpoints() {
+        #[derive(Default)]
+        struct Ear(Mutex<Vec<Change>>);
+        impl Listener for Ear {
+            fn apply(&self, change: Change) {
+                self.0.lock().unwrap().push(change);
+            }
+        }
+        let (discover, oracle) = discover(Oracle::default(), Settings { capacity: 2, ..Settings::default() });
+        let name = |n: u32| format!("s{n}.default.svc.cluster.local:80").parse::<NameAddr>().unwrap();
+        let ear = Arc::new(Ear::default());
+        let feed = discover.endpoints(&name(0)).unwrap().feed(ear.clone());
+        for n in 1..50 {
+            drop(discover.endpoints(&name(n)).unwrap());
+            run_for(Duration::from_millis(1)).await;
+        }
+        assert_eq!(oracle.open(), 2);
+        assert_eq!(discover.counts(Method::Endpoints).displaced, 48);
+        assert_eq!(ear.0.lock().unwrap().len(), 1);
+        assert_eq!(feed.endpoints().first().await.unwrap().endpoints, 1);
+        let _held = discover.endpoints(&name(1)).unwrap();
+        assert_eq!(discover.endpoints(&name(2)).unwrap_err().code().as_str(), "overloaded");
+        let row = discover.rows().into_iter().find(|row| row.about == name(0).to_string()).unwrap();
+        assert_eq!((row.method, row.known), (Method::Endpoints, Some(Known { endpoints: 1, exists: true })));
+        assert_eq!(row.progress.phase.as_str(), "streaming");
+    }
+}
