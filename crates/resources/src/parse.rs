@@ -1,0 +1,199 @@
+//! Manifest text, YAML or JSON, to objects and findings. Pure.
+//!
+//! Each document of a text stands alone: a bad one is named with line and field, the others count.
+//! Called by `directory.rs` for files and by `state.rs` for the last good snapshot. It knows no files;
+//! the name it is given is only repeated.
+
+use crate::kinds::{self, Read};
+use crate::node::{Node, Value, Warnings, cut};
+use crate::report::Finding;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use weft_model::object::{Key, Object};
+
+/// Largest text that is read, bytes (§8.3).
+pub const TEXT_LIMIT: usize = 4 << 20;
+/// Deepest nesting of lists and maps. No known kind comes near.
+const DEPTH_LIMIT: usize = 40;
+/// Most values of one text, aliases expanded; some 20,000 objects.
+const NODE_LIMIT: usize = 1_000_000;
+/// Most values that aliases may stand for in one text.
+const ALIAS_LIMIT: usize = 100_000;
+/// Most bytes of text values, aliases expanded.
+const SCALAR_LIMIT: usize = 16 << 20;
+/// Most documents and list items of one text.
+const DOCUMENT_LIMIT: usize = 100_000;
+
+/// What a text holds.
+#[derive(Debug, Default)]
+pub struct Parsed {
+    /// Its objects, in order.
+    pub objects: Vec<Object>,
+    /// Documents that are not objects but should be.
+    pub rejected: Vec<Finding>,
+    /// What has no effect or looks like a mistake.
+    pub warnings: Vec<Finding>,
+    /// Which objects the rejected documents were meant to be, as far as that could be read.
+    pub broken: BTreeSet<Key>,
+    /// Whether some rejected document could not even be told to be an object.
+    pub unreadable: bool,
+}
+
+/// Reads a text. `file` is the name that findings and objects carry. Never fails as a whole: what is
+/// wrong is in the result.
+pub fn parse(file: &Arc<str>, text: &str) -> Parsed {
+    let mut reader = Reader { file, parsed: Parsed::default(), unknown: BTreeSet::new(), documents: 0 };
+    if text.len() > TEXT_LIMIT {
+        reader.reject(0, format!("it has {} bytes; the limit is {TEXT_LIMIT}", text.len()));
+        return reader.parsed;
+    }
+    for (offset, document) in documents(text) {
+        match serde_saphyr::from_str_with_options::<Node>(document, options()) {
+            Ok(mut node) => {
+                node.shift(offset);
+                reader.document(&node);
+            }
+            Err(error) => {
+                let line = error.location().map_or(1, |l| l.line());
+                let message = first_line(&error.without_snippet().to_string());
+                reader.reject(offset + u32::try_from(line).unwrap_or(u32::MAX), message);
+            }
+        }
+    }
+    reader.parsed
+}
+
+/// Reads objects from a tree that was not YAML, such as the last good snapshot.
+pub(crate) fn parse_tree(file: &Arc<str>, node: &Node) -> Parsed {
+    let mut reader = Reader { file, parsed: Parsed::default(), unknown: BTreeSet::new(), documents: 0 };
+    reader.document(node);
+    reader.parsed
+}
+
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_depth: DEPTH_LIMIT,
+            flow_nesting_limit: DEPTH_LIMIT,
+            max_nodes: NODE_LIMIT,
+            max_events: 3 * NODE_LIMIT,
+            max_total_scalar_bytes: SCALAR_LIMIT,
+            max_documents: 1,
+        },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: ALIAS_LIMIT,
+        },
+        with_snippet: false,
+    }
+}
+
+fn first_line(text: &str) -> String {
+    cut(text.lines().next().unwrap_or_default())
+}
+
+/// Cuts a text at its document markers; gives each document with the number of lines before it, and
+/// leaves out those without content. A line that starts with `---` is a marker wherever it stands
+/// (YAML 1.2.2 §9.1.2), so no document needs to be understood to find the next one.
+fn documents(text: &str) -> impl Iterator<Item = (u32, &str)> {
+    let mut found = Vec::new();
+    let (mut start, mut start_line, mut position) = (0, 0u32, 0);
+    for (number, line) in (0u32..).zip(text.split_inclusive('\n')) {
+        let rest = line.strip_prefix("---");
+        let is_marker = rest.is_some_and(|r| r.is_empty() || r.starts_with([' ', '\t', '\r', '\n']));
+        if is_marker && position > start {
+            found.push((start_line, &text[start..position]));
+            (start, start_line) = (position, number);
+        }
+        position += line.len();
+    }
+    found.push((start_line, &text[start..]));
+    found.into_iter().filter(|(_, document)| has_content(document))
+}
+
+fn has_content(document: &str) -> bool {
+    let mut lines = document.trim_start_matches('\u{feff}').lines().map(str::trim);
+    lines.any(|line| {
+        let rest = line.strip_prefix("---").unwrap_or(line).trim();
+        !(rest.is_empty() || rest.starts_with(['#', '%']) || rest == "...")
+    })
+}
+
+struct Reader<'a> {
+    file: &'a Arc<str>,
+    parsed: Parsed,
+    /// Kinds that are not known, which are named once per text.
+    unknown: BTreeSet<String>,
+    documents: usize,
+}
+
+impl Reader<'_> {
+    fn reject(&mut self, line: u32, message: String) {
+        self.parsed.unreadable = true;
+        self.parsed.rejected.push(Finding {
+            file: self.file.clone(),
+            line,
+            object: String::new(),
+            field: String::new(),
+            message,
+        });
+    }
+
+    /// One document: an object, or a list of objects.
+    fn document(&mut self, node: &Node) {
+        self.documents += 1;
+        if self.documents > DOCUMENT_LIMIT {
+            if self.documents == DOCUMENT_LIMIT + 1 {
+                self.reject(node.line, format!("there are more than {DOCUMENT_LIMIT} documents"));
+            }
+            return;
+        }
+        let kind = node.field("kind").and_then(Node::text).unwrap_or_default();
+        let items = node.field("items").filter(|_| kind == "List" || kind.ends_with("List"));
+        match items.map(|items| &items.value) {
+            Some(Value::List(items)) => items.iter().for_each(|item| self.document(item)),
+            Some(Value::Null) => {}
+            Some(_) => self.reject(node.line, "items: must be a list".into()),
+            None if kind == "List" => {}
+            None => self.object(node),
+        }
+    }
+
+    fn object(&mut self, node: &Node) {
+        let warnings = Warnings::default();
+        let read = kinds::read_object(node, self.file, &warnings);
+        let about = |key: &Option<Key>| key.as_ref().map(Key::to_string).unwrap_or_default();
+        let file = self.file.clone();
+        let finding = move |object: &str, p: crate::node::Problem| Finding {
+            file: file.clone(),
+            line: p.line,
+            object: object.to_owned(),
+            field: p.field,
+            message: p.message,
+        };
+        let object = match read {
+            Read::Object(object) => {
+                let about = object.key().to_string();
+                self.parsed.objects.push(object);
+                about
+            }
+            Read::Unknown(kind) => {
+                if self.unknown.insert(kind.clone()) {
+                    let message = format!("objects of kind {} have no effect here", cut(&kind));
+                    let problem = crate::node::Problem { line: node.line, field: "kind".into(), message };
+                    self.parsed.warnings.push(finding("", problem));
+                }
+                return;
+            }
+            Read::Rejected(problem, key) => {
+                let about = about(&key);
+                self.parsed.rejected.push(finding(&about, problem));
+                match key {
+                    Some(key) => drop(self.parsed.broken.insert(key)),
+                    None => self.parsed.unreadable = true,
+                }
+                about
+            }
+        };
+        self.parsed.warnings.extend(warnings.into_list().into_iter().map(|p| finding(&object, p)));
+    }
+}
