@@ -44,6 +44,7 @@ fn limits() -> String {
         let Some(beyond) = setting.beyond else { continue };
         let metric = match beyond.metric {
             LIMIT_METRIC => format!("`{LIMIT_METRIC}{{limit=\"{}\"}}`", setting.flag()),
+            none if none.starts_with("none") => none.to_owned(),
             metric => format!("`{metric}`"),
         };
         let (name, default) = (name(setting), default(setting));

@@ -163,7 +163,8 @@ pub(super) const LIMITS: &[Setting] = &[
         .ours()
         .or("2000")
         .unit("series")
-        .beyond("Further label sets share one series labelled `overflow=\"true\"`."),
+        .beyond("Further label sets share one series labelled `overflow=\"true\"`.")
+        .shown_by("weft_metrics_series_refused_total"),
     setting(
         "CONTROL_MAX_MESSAGE_BYTES",
         Kind::Number(1024, u32::MAX as u64),
