@@ -7,7 +7,7 @@
 //! reference: "orig-proto").
 
 use ::http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE};
-use ::http::uri::{Authority, PathAndQuery, Scheme};
+use ::http::uri::{self, Authority, PathAndQuery, Scheme};
 use ::http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, response,
 };
@@ -114,95 +114,100 @@ fn tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 #[derive(Debug)]
 pub struct Original {
     version: Version,
-    /// The target's scheme and authority, where they were taken out.
-    moved: Option<(Option<Scheme>, Authority)>,
     carried: bool,
-    /// Target, `host` and `l5d-dst-canonical`, where more was changed than the above can restore.
-    whole: Option<Box<(Uri, Option<HeaderValue>, Option<HeaderValue>)>>,
+    target: Target,
+}
+
+/// What became of a request's target.
+#[derive(Debug)]
+enum Target {
+    /// Nothing.
+    Kept,
+    /// Scheme and authority were taken out.
+    Shortened(Option<Scheme>, Authority),
+    /// Scheme and authority were added to an origin form.
+    Completed,
+    /// Target, `host` and `l5d-dst-canonical` were replaced; these were before.
+    Replaced(Box<(Uri, Option<HeaderValue>, Option<HeaderValue>)>),
 }
 
 /// Gives a request's head the form that it has on the wire.
 pub fn prepare<B>(request: &mut Request<B>, wire: Wire, info: &EndpointInfo) -> Original {
-    let mut original = Original { version: request.version(), moved: None, carried: false, whole: None };
-    if info.authority_override.is_some() || matches!(wire, Wire::Http2 | Wire::Carried) {
-        original.whole = whole(request, wire, info);
-    }
-    if let Some(authority) = info.authority_override.as_deref().and_then(|a| a.parse().ok()) {
-        override_authority(request, authority);
-    }
-    match wire {
+    let version = request.version();
+    let overridden = info.authority_override.as_deref().and_then(|authority| authority.parse().ok());
+    let replaced = overridden.map(|authority| replace_authority(request, authority));
+    let changed = match wire {
         Wire::Http2 | Wire::Carried => {
             if wire == Wire::Carried {
                 carry(request);
-                original.carried = true;
             }
-            complete_target(request, info);
             *request.version_mut() = Version::HTTP_2;
+            complete_target(request, info)
         }
         Wire::Http1 | Wire::Http1Absolute | Wire::Http1Once => {
-            if !is_upgrade(request.version(), request.headers()) && request.method() != Method::CONNECT {
+            let ordinary = request.method() != Method::CONNECT;
+            if ordinary && !is_upgrade(version, request.headers()) {
                 strip_fixed(request.headers_mut());
             }
-            if request.version() > Version::HTTP_11 {
+            if version > Version::HTTP_11 {
                 *request.version_mut() = Version::HTTP_11;
             }
-            if !is_absolute(request) && request.method() != Method::CONNECT {
-                original.moved = to_origin_form(request);
-            }
+            if ordinary && !is_absolute(request) { to_origin_form(request) } else { Target::Kept }
         }
-    }
-    original
+    };
+    Original { version, carried: wire == Wire::Carried, target: replaced.unwrap_or(changed) }
 }
 
-/// Undoes `prepare` on a request that was not sent.
+/// Undoes `prepare` on a request that was not sent. Hop-by-hop headers stay away, and a `Host` that was
+/// made from the target stays.
 pub fn restore<B>(request: &mut Request<B>, original: Original) {
     *request.version_mut() = original.version;
     if original.carried {
         request.headers_mut().remove(ORIG_PROTO);
     }
-    if let Some(whole) = original.whole {
-        let (uri, host, canonical) = *whole;
-        *request.uri_mut() = uri;
-        for (name, value) in [(HOST, host), (DST_CANONICAL, canonical)] {
-            match value {
-                Some(value) => _ = request.headers_mut().insert(name, value),
-                None => _ = request.headers_mut().remove(name),
+    match original.target {
+        Target::Kept => {}
+        Target::Replaced(before) => {
+            let (uri, host, canonical) = *before;
+            *request.uri_mut() = uri;
+            for (name, value) in [(HOST, host), (DST_CANONICAL, canonical)] {
+                match value {
+                    Some(value) => _ = request.headers_mut().insert(name, value),
+                    None => _ = request.headers_mut().remove(name),
+                }
             }
         }
-    } else if let Some((scheme, authority)) = original.moved {
-        let mut parts = std::mem::take(request.uri_mut()).into_parts();
-        parts.scheme = Some(scheme.unwrap_or(Scheme::HTTP));
-        parts.authority = Some(authority);
-        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+        Target::Shortened(scheme, authority) => edit_target(request, |parts| {
+            parts.scheme = Some(scheme.unwrap_or(Scheme::HTTP));
+            parts.authority = Some(authority);
+        }),
+        Target::Completed => edit_target(request, |parts| {
+            parts.scheme = None;
+            parts.authority = None;
+        }),
     }
 }
 
-/// Saves the parts that an override or a completed target will change; nothing if neither will.
-fn whole<B>(
-    request: &Request<B>,
-    wire: Wire,
-    info: &EndpointInfo,
-) -> Option<Box<(Uri, Option<HeaderValue>, Option<HeaderValue>)>> {
-    let complete = request.uri().scheme().is_some() && request.uri().authority().is_some();
-    if info.authority_override.is_none()
-        && (complete || wire == Wire::Http2 && request.method() == Method::CONNECT)
-    {
-        return None;
-    }
-    let header = |name| request.headers().get(name).cloned();
-    Some(Box::new((request.uri().clone(), header(HOST), header(DST_CANONICAL))))
-}
-
-fn override_authority<B>(request: &mut Request<B>, authority: Authority) {
-    request.headers_mut().remove(HOST);
-    request.headers_mut().remove(DST_CANONICAL);
+fn edit_target<B>(request: &mut Request<B>, edit: impl FnOnce(&mut uri::Parts)) {
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    parts.authority = Some(authority);
-    if parts.path_and_query.is_some() || parts.scheme.is_some() {
-        parts.scheme.get_or_insert(Scheme::HTTP);
-        parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
-    }
+    edit(&mut parts);
+    // Fails only for combinations that no caller makes; the root is the harmless answer.
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+}
+
+/// Puts an overriding authority in force. Gives what was there before.
+fn replace_authority<B>(request: &mut Request<B>, authority: Authority) -> Target {
+    let uri = request.uri().clone();
+    let host = request.headers_mut().remove(HOST);
+    let canonical = request.headers_mut().remove(DST_CANONICAL);
+    edit_target(request, |parts| {
+        parts.authority = Some(authority);
+        if parts.path_and_query.is_some() || parts.scheme.is_some() {
+            parts.scheme.get_or_insert(Scheme::HTTP);
+            parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+        }
+    });
+    Target::Replaced(Box::new((uri, host, canonical)))
 }
 
 /// Marks an HTTP/1 request to be carried over HTTP/2.
@@ -220,35 +225,39 @@ fn carry<B>(request: &mut Request<B>) {
 
 /// Gives an HTTP/2 request the scheme and authority that it cannot do without: its own, its `Host`, or
 /// the endpoint's address.
-fn complete_target<B>(request: &mut Request<B>, info: &EndpointInfo) {
+fn complete_target<B>(request: &mut Request<B>, info: &EndpointInfo) -> Target {
     let uri = request.uri();
     if uri.authority().is_some() && (uri.scheme().is_some() || request.method() == Method::CONNECT) {
-        return;
+        return Target::Kept;
     }
     let host = request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
-    let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    let authority = parts.authority.take().or(host).or_else(|| info.addr.to_string().parse().ok());
-    parts.authority = authority;
-    parts.scheme.get_or_insert(Scheme::HTTP);
-    parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
-    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+    let host = host.or_else(|| info.addr.to_string().parse().ok());
+    edit_target(request, |parts| {
+        parts.authority = parts.authority.take().or(host);
+        parts.scheme.get_or_insert(Scheme::HTTP);
+        parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+    });
+    Target::Completed
 }
 
-/// Leaves path and query in the target; the authority goes into `Host` if that is missing. Gives what
-/// was taken out.
-fn to_origin_form<B>(request: &mut Request<B>) -> Option<(Option<Scheme>, Authority)> {
-    request.uri().authority()?;
-    let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    let (scheme, authority) = (parts.scheme.take(), parts.authority.take()?);
-    parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
-    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+/// Leaves path and query in the target; the authority goes into `Host` if that is missing.
+fn to_origin_form<B>(request: &mut Request<B>) -> Target {
+    let (mut scheme, mut authority) = (None, None);
+    if request.uri().authority().is_some() {
+        edit_target(request, |parts| {
+            scheme = parts.scheme.take();
+            authority = parts.authority.take();
+            parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+        });
+    }
+    let Some(authority) = authority else { return Target::Kept };
     if !request.headers().contains_key(HOST) {
         let host = authority.as_str().rsplit('@').next().unwrap_or_default();
         if let Ok(host) = HeaderValue::from_str(host) {
             request.headers_mut().insert(HOST, host);
         }
     }
-    Some((scheme, authority))
+    Target::Shortened(scheme, authority)
 }
 
 /// Gives a response from an endpoint the form it has for the client whose request had `version`. A
