@@ -9,7 +9,7 @@ use crate::endpoint::{Cell, EndpointState, Failure, Readiness, Target, Watch};
 use crate::load::Tick;
 use crate::metrics::Metrics;
 use crate::pick;
-use crate::slot::{Parts, Slot};
+use crate::slot::{Owner, Parts, Slot, clock};
 pub use crate::slot::{Pending, Picked};
 use crate::unavailable::{Cause, Unavailable};
 use crate::wait::{Failfast, Gate, Room};
@@ -29,11 +29,6 @@ use weft_model::route::{LoadParams, Queue};
 /// Endpoints that one backend keeps; more are ignored and logged. Far above any service (the control
 /// plane is tested with 10,000), it bounds what a broken control plane can make us hold.
 const MAX_ENDPOINTS: usize = 100_000;
-
-/// The present time, on tokio's clock so that tests can pause it.
-pub(crate) fn clock() -> Instant {
-    tokio::time::Instant::now().into_std()
-}
 
 /// How a backend behaves.
 #[derive(Clone, Debug, Default)]
@@ -88,12 +83,12 @@ impl<E: Target> Clone for Backend<E> {
 
 type Make<E> = Box<dyn Fn(Arc<EndpointInfo>, Readiness) -> E + Send + Sync>;
 
-pub(crate) struct Shared<E: Target> {
+struct Shared<E: Target> {
     params: Params,
     /// Where the clock of the load estimates starts.
     epoch: Instant,
     /// Where the breakers' timers run.
-    pub(crate) runtime: Handle,
+    runtime: Handle,
     make: Make<E>,
     ready: ArcSwap<Vec<Arc<Slot<E>>>>,
     /// Whether `ready` lags behind `state`. Set under the lock of `state`.
@@ -395,7 +390,7 @@ impl<E: Target> Shared<E> {
     }
 
     /// Looks at an endpoint again after its readiness or its breaker may have changed.
-    pub(crate) fn reconsider(&self, cell: &Cell) {
+    fn reconsider(&self, cell: &Cell) {
         let mut state = self.lock();
         let Some(entry) = state.entries.get_mut(&cell.addr).filter(|e| e.slot.cell.id == cell.id) else {
             return; // removed meanwhile, or not yet taken in: `apply` will look at it
@@ -433,12 +428,6 @@ impl<E: Target> Shared<E> {
         metrics.endpoints.fetch_add(state.entries.len() as i64 - state.counted_known, Relaxed);
         state.counted_ready = state.drawable as i64;
         state.counted_known = state.entries.len() as i64;
-    }
-
-    /// A breaker took an endpoint out.
-    pub(crate) fn ejected(&self, info: &EndpointInfo, wait: Duration) {
-        self.params.metrics.ejections.fetch_add(1, Relaxed);
-        tracing::info!(endpoint = %info.addr, wait_ms = wait.as_millis() as u64, "circuit breaker open");
     }
 
     fn apply(self: &Arc<Self>, change: Change) {
@@ -525,6 +514,17 @@ impl<E: Target> Shared<E> {
 impl<E: Target> Watch for Shared<E> {
     fn changed(&self, cell: &Cell) {
         self.reconsider(cell);
+    }
+}
+
+impl<E: Target> Owner for Shared<E> {
+    fn ejected(&self, info: &EndpointInfo, wait: Duration) {
+        self.params.metrics.ejections.fetch_add(1, Relaxed);
+        tracing::info!(endpoint = %info.addr, wait_ms = wait.as_millis() as u64, "circuit breaker open");
+    }
+
+    fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 }
 

@@ -4,14 +4,14 @@
 //! it back what was learned. The load lives in atomics; the breaker's lock is taken once a judged
 //! response, and only where a breaker is configured.
 
-use crate::backend::{Shared, clock};
-use crate::endpoint::{Cell, EndpointState, Target};
+use crate::endpoint::{Cell, EndpointState, Target, Watch};
 use crate::health::{Breaker, Transition, Verdict};
 use crate::load::{self, Estimate, Tick};
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use weft_model::destination::EndpointInfo;
 use weft_model::policy::FailureAccrual;
 use weft_model::route::LoadParams;
@@ -25,6 +25,19 @@ const PROBATION: u8 = 2;
 /// That one is under way.
 const PROBING: u8 = 3;
 
+/// The present time, on tokio's clock so that tests can pause it.
+pub(crate) fn clock() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// What a slot tells its backend, and borrows from it.
+pub(crate) trait Owner: Watch {
+    /// A breaker took an endpoint out, for this long.
+    fn ejected(&self, info: &EndpointInfo, wait: Duration);
+    /// Where breakers' timers run.
+    fn runtime(&self) -> &Handle;
+}
+
 pub(crate) struct Slot<E: Target> {
     pub(crate) info: Arc<EndpointInfo>,
     pub(crate) endpoint: E,
@@ -37,7 +50,7 @@ pub(crate) struct Slot<E: Target> {
     breaker: Option<Mutex<Breaker>>,
     params: LoadParams,
     epoch: Instant,
-    owner: Weak<Shared<E>>,
+    owner: Weak<dyn Owner>,
 }
 
 /// What a slot is made of.
@@ -48,7 +61,7 @@ pub(crate) struct Parts<E: Target> {
     pub(crate) load: LoadParams,
     pub(crate) breaker: Option<FailureAccrual>,
     pub(crate) epoch: Instant,
-    pub(crate) owner: Weak<Shared<E>>,
+    pub(crate) owner: Weak<dyn Owner>,
 }
 
 impl<E: Target> Slot<E> {
@@ -115,7 +128,7 @@ impl<E: Target> Slot<E> {
     /// Lets the backend know that `is_drawable` may have changed.
     fn reconsider(&self) {
         if let Some(owner) = self.owner.upgrade() {
-            owner.reconsider(&self.cell);
+            owner.changed(&self.cell);
         }
     }
 
@@ -147,7 +160,7 @@ impl<E: Target> Slot<E> {
         if let (Some(Transition::Shut(wait)), Some(owner)) = (transition, self.owner.upgrade()) {
             owner.ejected(&self.info, wait);
             let slot = Arc::downgrade(self);
-            owner.runtime.spawn(async move {
+            owner.runtime().spawn(async move {
                 tokio::time::sleep(wait).await;
                 if let Some(slot) = slot.upgrade() {
                     slot.begin_probation();

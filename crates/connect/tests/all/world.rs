@@ -12,7 +12,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -135,9 +134,11 @@ impl World {
     }
 }
 
-/// Lets every other task run until it waits; takes a millisecond of paused time.
+/// Lets every other task run until it waits.
 pub(crate) async fn settle() {
-    tokio::time::sleep(Duration::from_millis(1)).await;
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
 }
 
 pub(crate) fn get(version: Version) -> Request<Body> {
