@@ -17,6 +17,8 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use weft_model::reason::{Code, Reason};
 
+use crate::head::{Offence, Refused};
+
 /// Any error, boxed.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -77,24 +79,42 @@ impl BodyError {
     }
 
     /// The code of the cause, taking the sender to be upstream. Whoever reads a request's body from a client
-    /// reports `ClientGone` instead, save where the mesh itself aborted.
+    /// reports `ClientGone` instead, save where the mesh itself aborted or refused (see
+    /// [`refused`](Self::refused)).
     pub fn code(&self) -> Code {
         match self {
             Self::Aborted { reason, .. } => reason.code,
             Self::Http(error) if error.is_parse() => Code::ProtocolError,
-            Self::Http(_) | Self::Other(_) if self.reset().is_some() => Code::StreamReset,
-            Self::Http(_) | Self::Other(_) => Code::ConnectionLost,
+            Self::Http(_) | Self::Other(_) => match (self.refused(), self.reset()) {
+                (Some(offence), _) => offence.code(),
+                (None, Some(_)) => Code::StreamReset,
+                (None, None) => Code::ConnectionLost,
+            },
         }
+    }
+
+    /// The offence for which the client's connection was refused within this body.
+    pub fn refused(&self) -> Option<Offence> {
+        self.find::<Refused>().map(|refused| refused.0)
     }
 
     /// The HTTP/2 reset at the bottom of this error, as received or as will be sent.
     pub fn reset(&self) -> Option<h2::Reason> {
+        self.find::<h2::Error>().and_then(h2::Error::reason)
+    }
+
+    /// The nearest cause of a type, also inside `io::Error`, which hides what it holds from `source`.
+    fn find<E: StdError + 'static>(&self) -> Option<&E> {
         let mut next: Option<&(dyn StdError + 'static)> = Some(self);
         while let Some(error) = next {
-            if let Some(h2) = error.downcast_ref::<h2::Error>() {
-                return h2.reason();
+            if let Some(found) = error.downcast_ref::<E>() {
+                return Some(found);
             }
-            next = error.source();
+            let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+            next = match held {
+                Some(held) => Some(held),
+                None => error.source(),
+            };
         }
         None
     }
@@ -425,6 +445,11 @@ mod tests {
         assert_eq!(error.reset(), Some(h2::Reason::REFUSED_STREAM));
         assert_eq!(error.code(), Code::StreamReset);
         assert_eq!(BodyError::from_any("torn").code(), Code::ConnectionLost);
+        let refused = BodyError::from_any(std::io::Error::other(Refused(Offence::BadChunkSize)));
+        assert_eq!(
+            (refused.refused(), refused.code()),
+            (Some(Offence::BadChunkSize), Code::AmbiguousFraming)
+        );
     }
 
     #[test]

@@ -16,9 +16,8 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Buf, Bytes};
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use weft_model::reason::Code;
 
-use crate::head::{Handover, Inspector, Limits, Offence, Place, Verdict};
+use crate::head::{Handover, Inspector, Limits, Offence, Place, Refused, Verdict};
 use crate::stream::Stream;
 
 /// Most bytes read and thrown away when a refused connection closes, so that unread input does not turn
@@ -121,18 +120,6 @@ impl Shared {
                 Poll::Pending
             }
         }
-    }
-}
-
-/// What a broken body's connection error holds.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("refused: {}", .0.as_str())]
-pub struct Refused(pub Offence);
-
-impl Refused {
-    /// The catalogue's code.
-    pub const fn code(&self) -> Code {
-        self.0.code()
     }
 }
 
@@ -376,11 +363,12 @@ mod tests {
                     tokio::spawn(tunnel(hyper::upgrade::on(&mut request), note.clone()));
                 } else {
                     let line = format!("{} {}", request.method(), request.uri());
-                    let outcome = request.into_body().collect().await;
+                    let outcome = Body::incoming(request.into_body()).collect().await;
                     let body = outcome.map(|body| String::from_utf8(body.to_bytes().to_vec()).unwrap());
-                    note.lock()
-                        .unwrap()
-                        .push(format!("{line} {}", body.unwrap_or_else(|_| "BROKEN".to_owned())));
+                    note.lock().unwrap().push(format!(
+                        "{line} {}",
+                        body.unwrap_or_else(|error| format!("broken by {}", error.code()))
+                    ));
                 }
                 guard.answered(response.status());
                 Ok::<_, Infallible>(response)
@@ -495,7 +483,7 @@ mod tests {
         let (answers, seen, offence) =
             talk(&[&head, "2\r\nab\r\n", "x\r\n", "GET /evil HTTP/1.1\r\n\r\n"]).await;
         assert!(statuses(&answers).len() <= 1, "{answers}");
-        assert_eq!(seen, ["POST /p BROKEN"]);
+        assert_eq!(seen, ["POST /p broken by ambiguous-framing"]);
         assert_eq!(offence, Some(Offence::BadChunkSize));
     }
 

@@ -7,7 +7,12 @@
 //! a head's bytes are looked at once, and nothing is allocated. Pure: `guard` does the reading and makes
 //! hyper answer. It does not judge methods, targets, hosts or what else has one meaning only.
 
-use weft_model::reason::Code;
+pub use offence::{Offence, Refused};
+
+use runs::{TOKEN, is_control, plain_run, token_run, visible_run};
+
+mod offence;
+mod runs;
 
 /// Longest request target. hyper's own bound: it answers 414 beyond it, so a smaller one could not be told.
 pub const MAX_TARGET: usize = u16::MAX as usize - 1;
@@ -39,97 +44,6 @@ impl Default for Limits {
     /// allocating, and HAProxy, Envoy and the peer stop at the same number.
     fn default() -> Self {
         Self { head: 128 * 1024, headers: 100 }
-    }
-}
-
-/// What is wrong with a request. The client's fault, always; never repeatable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Offence {
-    /// Content-Length and Transfer-Encoding in one head.
-    LengthAndEncoding,
-    /// Several Content-Length lines of different value.
-    DifferingLengths,
-    /// A Content-Length that is not one plain number below 2^63.
-    BadLength,
-    /// A Transfer-Encoding that is not exactly `chunked`.
-    BadEncoding,
-    /// More than one Transfer-Encoding line.
-    RepeatedEncoding,
-    /// Transfer-Encoding in an HTTP/1.0 request.
-    EncodingInHttp10,
-    /// A CONNECT request that announces a body.
-    ConnectWithBody,
-    /// A carriage return without a line feed.
-    BareCr,
-    /// A line feed without a carriage return.
-    BareLf,
-    /// A header line that begins with a blank (obsolete folding).
-    FoldedLine,
-    /// A blank in a header's name, or between it and the colon.
-    SpaceBeforeColon,
-    /// A chunk size that is empty, longer than 16 digits, or not hexadecimal.
-    BadChunkSize,
-    /// A chunk extension with control bytes, or too long.
-    BadChunkExtension,
-    /// Chunk data that is not followed by a line end.
-    UnterminatedChunk,
-    /// Content-Length, Transfer-Encoding or Host among the trailers.
-    FramingInTrailers,
-    /// More than one Host line.
-    RepeatedHost,
-    /// NUL or another control byte.
-    ControlByte,
-    /// A header name that is empty, has no colon, or holds a byte that no name may.
-    BadHeaderName,
-    /// A request line that is not `METHOD TARGET HTTP/1.x`.
-    BadRequestLine,
-    /// A target beyond [`MAX_TARGET`].
-    TargetTooLong,
-    /// A head, or trailers, of too many bytes.
-    HeadTooLarge,
-    /// Too many header or trailer lines.
-    TooManyHeaders,
-}
-
-impl Offence {
-    /// The catalogue's code.
-    pub const fn code(self) -> Code {
-        match self {
-            Self::RepeatedHost | Self::ControlByte | Self::BadHeaderName | Self::BadRequestLine => {
-                Code::BadRequest
-            }
-            Self::TargetTooLong => Code::UriTooLong,
-            Self::HeadTooLarge | Self::TooManyHeaders => Code::HeadersTooLarge,
-            _ => Code::AmbiguousFraming,
-        }
-    }
-
-    /// What a log line says.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::LengthAndEncoding => "content-length and transfer-encoding in one request",
-            Self::DifferingLengths => "differing content-lengths",
-            Self::BadLength => "malformed content-length",
-            Self::BadEncoding => "transfer-encoding other than chunked",
-            Self::RepeatedEncoding => "repeated transfer-encoding",
-            Self::EncodingInHttp10 => "transfer-encoding in HTTP/1.0",
-            Self::ConnectWithBody => "CONNECT with a body",
-            Self::BareCr => "bare carriage return",
-            Self::BareLf => "bare line feed",
-            Self::FoldedLine => "folded header line",
-            Self::SpaceBeforeColon => "blank in or after a header name",
-            Self::BadChunkSize => "malformed chunk size",
-            Self::BadChunkExtension => "malformed chunk extension",
-            Self::UnterminatedChunk => "chunk data without a line end",
-            Self::FramingInTrailers => "framing header among the trailers",
-            Self::RepeatedHost => "repeated host",
-            Self::ControlByte => "control byte",
-            Self::BadHeaderName => "malformed header name",
-            Self::BadRequestLine => "malformed request line",
-            Self::TargetTooLong => "request target too long",
-            Self::HeadTooLarge => "request head too large",
-            Self::TooManyHeaders => "too many headers",
-        }
     }
 }
 
@@ -719,72 +633,6 @@ fn bad_name_byte(byte: u8) -> Offence {
         _ => Offence::BadHeaderName,
     }
 }
-
-/// Length of the leading run of bytes that may stand in a value and are no control bytes.
-fn plain_run(bytes: &[u8]) -> usize {
-    run_of(bytes, is_control)
-}
-
-/// Length of the leading run of bytes that may stand in a target.
-fn visible_run(bytes: &[u8]) -> usize {
-    run_of(bytes, |byte| !is_visible(byte))
-}
-
-fn token_run(bytes: &[u8]) -> usize {
-    bytes.iter().position(|b| !TOKEN[usize::from(*b)]).unwrap_or(bytes.len())
-}
-
-/// Length of the run before the first byte that stops it. In pieces of 16, which the compiler turns into
-/// vector instructions.
-#[inline(always)]
-fn run_of(bytes: &[u8], stops: impl Fn(u8) -> bool) -> usize {
-    let mut n = 0;
-    let (pieces, _) = bytes.as_chunks::<16>();
-    for piece in pieces {
-        if piece.iter().fold(0, |any, b| any | u8::from(stops(*b))) != 0 {
-            break;
-        }
-        n += 16;
-    }
-    n + bytes[n..].iter().position(|b| stops(*b)).unwrap_or(bytes.len() - n)
-}
-
-// Without short cuts, for the sake of `run_of`.
-const fn is_control(byte: u8) -> bool {
-    (byte < 0x20) | (byte == 0x7f)
-}
-
-const fn is_visible(byte: u8) -> bool {
-    (byte > 0x20) & (byte != 0x7f)
-}
-
-/// The bytes of methods and header names (RFC 9110 §5.6.2).
-const TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = (byte as u8).is_ascii_alphanumeric()
-            || matches!(
-                byte as u8,
-                b'!' | b'#'
-                    | b'$'
-                    | b'%'
-                    | b'&'
-                    | b'\''
-                    | b'*'
-                    | b'+'
-                    | b'-'
-                    | b'.'
-                    | b'^'
-                    | b'_'
-                    | b'`'
-                    | b'|'
-                    | b'~'
-            );
-        byte += 1;
-    }
-    table
-};
 
 #[cfg(test)]
 mod tests {

@@ -131,6 +131,8 @@ fn splice(from: impl std::os::fd::AsFd, to: impl std::os::fd::AsFd, most: usize)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::poll_fn;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[test]
     fn pipes_are_bounded_and_empty_ones_are_used_again() {
@@ -141,5 +143,30 @@ mod tests {
         drop((full, pipes));
         assert!(SPARE.with_borrow(Vec::len) <= KEPT);
         assert!(Pipe::take().is_some());
+    }
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn bytes_pass_from_socket_to_socket_through_a_pipe() {
+        let ((mut left, from), (to, mut right)) = (pair().await, pair().await);
+        // Not from the bounded number: other tests may hold them all.
+        ALIVE.fetch_add(1, Ordering::Relaxed);
+        let mut pipe = Pipe { ends: Some(Ends::new().unwrap()), held: 0 };
+        assert!(poll_fn(|cx| Poll::Ready(pipe.poll_fill(cx, &from).is_pending())).await);
+        left.write_all(b"bulk").await.unwrap();
+        assert_eq!(poll_fn(|cx| pipe.poll_fill(cx, &from)).await.unwrap(), 4);
+        assert!(!pipe.is_empty());
+        assert_eq!(poll_fn(|cx| pipe.poll_drain(cx, &to)).await.unwrap(), 4);
+        assert!(pipe.is_empty());
+        let mut text = [0; 4];
+        right.read_exact(&mut text).await.unwrap();
+        assert_eq!(&text, b"bulk");
+        drop(left);
+        assert_eq!(poll_fn(|cx| pipe.poll_fill(cx, &from)).await.unwrap(), 0);
     }
 }
