@@ -259,6 +259,12 @@ impl Core {
         }
     }
 
+    /// Both pools at once: each call begins the other's wait anew.
+    fn sweep(&self) {
+        self.origin.sweep();
+        self.absolute.sweep();
+    }
+
     /// Closes idle connections until an attempt to connect fails or the proving connection is lost.
     async fn attend(&self) -> End {
         loop {
@@ -268,8 +274,8 @@ impl Core {
             tokio::select! {
                 () = self.reach.suspect.notified() => return End::Failed,
                 () = self.http2.ended.notified(), if self.lives_on_http2() => {}
-                () = self.origin.sweep_due() => self.origin.sweep(),
-                () = self.absolute.sweep_due() => self.absolute.sweep(),
+                () = self.origin.sweep_due() => self.sweep(),
+                () = self.absolute.sweep_due() => self.sweep(),
             }
         }
     }
@@ -353,8 +359,7 @@ async fn keep_ready(core: Arc<Core>) {
         let wait = reach.context.backoff.wait(failures, fastrand::f64());
         failures = failures.saturating_add(1);
         tokio::time::sleep(wait).await;
-        core.origin.sweep();
-        core.absolute.sweep();
+        core.sweep();
     }
 }
 

@@ -101,10 +101,12 @@ impl Multiplex {
             .await
             .map_err(|error| ConnectError::Closed { addr, detail: error.to_string().into() })?;
         let live = Arc::new(Live { sender });
-        if self.closed.load(Ordering::Acquire) {
+        self.current.store(Some(live.clone()));
+        if self.closed.load(Ordering::SeqCst) {
+            // Removed while connecting. Looked at after the store: `close` may have come in between.
+            self.current.store(None);
             return Err(ConnectError::Removed);
         }
-        self.current.store(Some(live.clone()));
         let (this, weak) = (self.clone(), Arc::downgrade(&live));
         runtime.spawn(async move {
             let how = connection.await.map_or_else(|error| full(&error), |()| "the server closed it".into());
@@ -133,7 +135,7 @@ impl Multiplex {
 
     /// Lets the connection go: it says GOAWAY and closes when its streams have ended.
     pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::SeqCst);
         self.current.store(None);
     }
 }

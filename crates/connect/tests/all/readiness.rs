@@ -182,3 +182,34 @@ async fn the_last_handle_closes_idle_connections_and_lets_requests_finish() {
         closed.notified().await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_removed_while_connecting_keeps_no_connection() {
+    for hint in [ProtocolHint::Unknown, ProtocolHint::Http2] {
+        let closed = Arc::new(Notify::new());
+        let signal = closed.clone();
+        let net = Net::new(move |number, io: DuplexStream| {
+            let closed = signal.clone();
+            async move {
+                match hint {
+                    ProtocolHint::Http2 => serve_http2(number, io).await,
+                    _ => serve_http1(number, io).await,
+                }
+                closed.notify_one();
+            }
+        });
+        let mut context = context(&net);
+        context.ready_when = ReadyWhen::Always;
+        let World { backend, endpoint } = World::ready(context, info(hint)).await;
+        let request = tokio::spawn({
+            let endpoint = endpoint.clone();
+            async move { endpoint.send(get(Version::HTTP_11)).await.is_ok() }
+        });
+        while net.connects() == 0 {
+            tokio::task::yield_now().await;
+        }
+        request.abort();
+        drop((backend, endpoint));
+        closed.notified().await;
+    }
+}
