@@ -124,6 +124,7 @@ impl Router {
         use decode::request as read;
         let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
         let path = request.uri().path().to_owned();
+        let request = request.map(Body::new);
         match (path.as_str(), &self.destinations, &self.policies, &self.certificates) {
             (super::DESTINATION_GET, Some(service), ..) => {
                 let service = service.clone();
@@ -180,17 +181,11 @@ fn only(message: Message) -> Answers {
 }
 
 /// Reads the one message of a request, lets it be handled, and makes a response of the outcome.
-async fn respond<B, Q, F>(
-    request: http::Request<B>,
+async fn respond<Q: Send + 'static>(
+    request: http::Request<Body>,
     read: fn(&mut DecodeBuf<'_>) -> Result<Q, WireError>,
-    handle: impl FnOnce(Q) -> F,
-) -> http::Response<Body>
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError> + Send,
-    Q: Send + 'static,
-    F: Future<Output = Result<Answers, Status>>,
-{
+    handle: impl AsyncFnOnce(Q) -> Result<Answers, Status>,
+) -> http::Response<Body> {
     let decoder = BytesCodec::new(read).decoder();
     let limit = Some(MAX_REQUEST_BYTES);
     let mut messages = tonic::Streaming::new_request(decoder, request.into_body(), None, limit);
