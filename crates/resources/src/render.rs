@@ -201,7 +201,7 @@ fn route(route: &ProfileRoute) -> Map<String, Value> {
         ("name", Some(json!(route.labels.get("route").map(String::as_str).unwrap_or_default()))),
         ("condition", Some(condition(&route.condition))),
         ("responseClasses", (!classes.is_empty()).then(|| json!(classes))),
-        ("isRetryable", route.retryable.then(|| json!(true))),
+        ("isRetryable", route.retryable.then_some(Value::Bool(true))),
         ("timeout", route.timeout.map(|t| json!(go_duration(t)))),
     ])
 }

@@ -1,3 +1,4 @@
 //! Tests of the sources of manifests.
 
+mod directory;
 mod documents;

@@ -1,0 +1,206 @@
+//! The files' last good content, and what follows from all of it together. Pure.
+//!
+//! `directory.rs` puts what it found on the shelf and asks what should be in force. A file that cannot
+//! be read keeps what it last held; so does each object whose document went bad. [`guard`] holds back
+//! removals that look like an accident.
+
+use crate::report::{Finding, Hold};
+use crate::scan::{Content, Known, Scan};
+use crate::write::is_own;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use weft_index::verdict::settle;
+use weft_model::object::{Key, Kind, Object};
+
+/// Most objects in force (§8.3); the rest, by file name, is reported and left out.
+pub(crate) const OBJECT_LIMIT: usize = 100_000;
+
+/// One file's last good content.
+#[derive(Debug, Default)]
+struct Shelved {
+    known: Option<Known>,
+    objects: Vec<Object>,
+    rejected: Vec<Finding>,
+    warnings: Vec<Finding>,
+    /// Why the file cannot be read now.
+    unreadable: Option<Finding>,
+}
+
+/// All files' last good content.
+#[derive(Debug, Default)]
+pub(crate) struct Shelf {
+    files: BTreeMap<Arc<str>, Shelved>,
+    /// What the last look found beside files.
+    findings: Vec<Finding>,
+}
+
+/// What should be in force, before anything is held back.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) objects: BTreeMap<Key, Object>,
+    pub(crate) rejected: Vec<Finding>,
+    pub(crate) warnings: Vec<Finding>,
+}
+
+impl Shelf {
+    /// What the next look needs to know.
+    pub(crate) fn known(&self) -> BTreeMap<Arc<str>, Known> {
+        self.files.iter().filter_map(|(file, s)| Some((file.clone(), s.known.clone()?))).collect()
+    }
+
+    /// How many files there are.
+    pub(crate) fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Takes in what a look found.
+    pub(crate) fn absorb(&mut self, scan: Scan) {
+        let Scan { files, unlisted, findings } = scan;
+        self.findings = findings;
+        self.files.retain(|file, _| {
+            files.contains_key(file) || unlisted.iter().any(|prefix| file.starts_with(prefix))
+        });
+        for (file, content) in files {
+            match content {
+                Content::Same => {}
+                Content::Touched(known) => {
+                    if let Some(shelved) = self.files.get_mut(&file) {
+                        shelved.known = Some(known);
+                    }
+                }
+                Content::Unreadable(message) => {
+                    let shelved = self.files.entry(file.clone()).or_default();
+                    shelved.known = None;
+                    shelved.unreadable = Some(finding(&file, 0, String::new(), message));
+                }
+                Content::New { parsed, known } => {
+                    let shelved = self.files.entry(file).or_default();
+                    let mut objects = parsed.objects;
+                    let fresh: BTreeSet<Key> = objects.iter().map(Object::key).collect();
+                    let stays = |key: &Key| parsed.unreadable || parsed.broken.contains(key);
+                    objects.extend(shelved.objects.drain(..).filter(|o| {
+                        let key = o.key();
+                        !fresh.contains(&key) && stays(&key)
+                    }));
+                    *shelved = Shelved {
+                        known: Some(known),
+                        objects,
+                        rejected: parsed.rejected,
+                        warnings: parsed.warnings,
+                        unreadable: None,
+                    };
+                }
+            }
+        }
+    }
+
+    /// What should be in force now, given what was. Of several manifests of one object the one that was
+    /// in force stays.
+    pub(crate) fn wanted(&self, in_force: &BTreeMap<Key, Object>) -> Wanted {
+        let all: Vec<Object> = self.files.values().flat_map(|s| s.objects.iter().cloned()).collect();
+        let (mut objects, duplicates) = settle(all, |key| in_force.get(key).map(|o| o.meta().origin.clone()));
+        let mut rejected = self.findings.clone();
+        for shelved in self.files.values() {
+            rejected.extend(shelved.unreadable.iter().chain(&shelved.rejected).cloned());
+        }
+        for duplicate in duplicates {
+            let key = duplicate.rejected.key().to_string();
+            let lost = &duplicate.rejected.meta().origin;
+            let (kept, loser) = (&duplicate.kept, lost.to_string());
+            rejected.push(finding(
+                &lost.file,
+                lost.line,
+                key.clone(),
+                format!("it is defined in {kept} too, which stays"),
+            ));
+            rejected.push(finding(
+                &kept.file,
+                kept.line,
+                key,
+                format!("it is defined in {loser} too; this one stays"),
+            ));
+        }
+        if objects.len() > OBJECT_LIMIT {
+            let mut by_file: Vec<&Key> = objects.keys().collect();
+            by_file.sort_by_key(|key| {
+                objects.get(key).map(|o| (o.meta().origin.file.clone(), o.meta().origin.line))
+            });
+            let extra: Vec<Key> = by_file.into_iter().skip(OBJECT_LIMIT).cloned().collect();
+            for key in extra {
+                if let Some(object) = objects.remove(&key) {
+                    let origin = &object.meta().origin;
+                    let message = format!("there are more than {OBJECT_LIMIT} objects; it is left out");
+                    rejected.push(finding(&origin.file, origin.line, key.to_string(), message));
+                }
+            }
+        }
+        let warnings = self.files.values().flat_map(|s| s.warnings.iter().cloned()).collect();
+        Wanted { objects, rejected, warnings }
+    }
+}
+
+fn finding(file: &Arc<str>, line: u32, object: String, message: String) -> Finding {
+    Finding { file: file.clone(), line, object, field: String::new(), message }
+}
+
+/// When removals are held back.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Guard {
+    /// The share of all services, or of all workloads, that may go at once, 0–1.
+    pub share: f64,
+    /// Up to this many services or workloads may go at once whatever the share, as long as not
+    /// everything goes.
+    pub least: usize,
+}
+
+impl Default for Guard {
+    /// Half (§8.3), and up to three: a small mesh is often rearranged by hand.
+    fn default() -> Self {
+        Self { share: 0.5, least: 3 }
+    }
+}
+
+/// Which part of the guard applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watch {
+    /// Only against everything going: at start, when much may have changed meanwhile.
+    Everything,
+    /// Also against most of a kind going.
+    Most,
+}
+
+/// Objects in force that are not wanted any more but must not go, because so many at once look like an
+/// unmounted volume or a broken synchronisation. Objects that the mesh wrote itself are not counted and
+/// not held: they come and go with processes.
+pub(crate) fn guard(
+    in_force: &BTreeMap<Key, Object>,
+    wanted: &BTreeMap<Key, Object>,
+    guard: Guard,
+    watch: Watch,
+) -> Option<(Hold, Vec<Object>)> {
+    let counted = |o: &&Object| !is_own(&o.meta().origin.file);
+    let before: Vec<&Object> = in_force.values().filter(counted).collect();
+    let missing: Vec<&Object> = before.iter().filter(|o| !wanted.contains_key(&o.key())).copied().collect();
+    let all_gone = !missing.is_empty() && !wanted.values().any(|o| counted(&o));
+    let most_gone = |kind: Kind| {
+        let of_kind = |list: &[&Object]| list.iter().filter(|o| o.kind() == kind).count();
+        let (lost, had) = (of_kind(&missing), of_kind(&before));
+        lost > guard.least && lost as f64 > had as f64 * guard.share
+    };
+    let reason = if all_gone {
+        "all objects would go"
+    } else if watch == Watch::Most && most_gone(Kind::Service) {
+        "too many of the services would go at once"
+    } else if watch == Watch::Most && most_gone(Kind::ExternalWorkload) {
+        "too many of the workloads would go at once"
+    } else {
+        return None;
+    };
+    let hold = Hold {
+        missing: missing.len(),
+        of: before.len(),
+        examples: missing.iter().take(5).map(|o| o.key().to_string()).collect(),
+        message: format!("{reason}; they stay until the files are back or the removal is confirmed"),
+    };
+    Some((hold, missing.into_iter().cloned().collect()))
+}
