@@ -1,4 +1,39 @@
-//! stub
+//! The data plane: takes all traffic in and out of a workload and carries it as the control plane says.
+//!
+//! `run` starts it. `listen`, `serve` and `forward` are the life of a request, read top to bottom;
+//! everything else is a detail of one of them. Called by the binary and by tests. It never reads the
+//! environment and never installs anything global.
 
+mod admin;
+mod admit;
+mod authz;
 pub mod detect;
+mod forward;
+mod headers;
+mod listen;
+mod opaque;
+mod passage;
+mod prepare;
+mod replay;
+mod reply;
+mod report;
+mod run;
+mod serve;
 pub mod settings;
+mod state;
+mod target;
+mod timeout;
+mod tunnel;
+mod via;
+
+pub use run::{Proxy, StartError, World, start};
+
+/// What this build is, for `proxy_build_info`.
+fn build() -> weft_telemetry::process::Build {
+    weft_telemetry::process::Build {
+        version: env!("CARGO_PKG_VERSION").into(),
+        profile: if cfg!(debug_assertions) { "debug" } else { "release" }.into(),
+        vendor: "weft".into(),
+        ..Default::default()
+    }
+}

@@ -56,11 +56,26 @@ pub(super) const DISCOVERY: &[Setting] = &[
 
 pub(super) const CHANNEL: &[Setting] = &[
     setting("DESTINATION_SVC_ADDR", Kind::Addr, "The destination controller. Required without a join file."),
-    setting("DESTINATION_SVC_NAME", Kind::Identity, "Its identity. Required unless it is on loopback."),
+    setting(
+        "DESTINATION_SVC_NAME",
+        Kind::Identity,
+        "Its identity. Without one, which only a controller on loopback may lack, it is spoken to in plaintext. \
+         (The peer speaks plaintext to loopback also with one.)",
+    ),
     setting("POLICY_SVC_ADDR", Kind::Addr, "The policy controller. Required without a join file."),
-    setting("POLICY_SVC_NAME", Kind::Identity, "Its identity. Required unless it is on loopback."),
+    setting(
+        "POLICY_SVC_NAME",
+        Kind::Identity,
+        "Its identity. Without one, which only a controller on loopback may lack, it is spoken to in plaintext. \
+         (The peer speaks plaintext to loopback also with one.)",
+    ),
     setting("IDENTITY_SVC_ADDR", Kind::Addr, "The identity controller. Required without a join file."),
-    setting("IDENTITY_SVC_NAME", Kind::Identity, "Its identity. Required unless it is on loopback."),
+    setting(
+        "IDENTITY_SVC_NAME",
+        Kind::Identity,
+        "Its identity. Without one, which only a controller on loopback may lack, it is spoken to in plaintext. \
+         (The peer speaks plaintext to loopback also with one.)",
+    ),
     setting(
         "CONTROL_STREAM_INITIAL_TIMEOUT",
         Kind::OptionalDuration,

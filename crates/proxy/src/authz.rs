@@ -1,0 +1,147 @@
+//! Counts who was admitted and who was denied, under the peer's names (§5.1).
+//!
+//! `forward` and `opaque` call it after `decide::authorize` has spoken. Label sets are bounded by the
+//! policy's own resources and by the family's bound on series.
+
+use crate::via::Via;
+use std::sync::{Mutex, PoisonError};
+use weft_discover::plan::{Plan, Rule};
+use weft_model::identity::Peer;
+use weft_model::meta::Meta;
+use weft_model::policy::Authorization;
+use weft_telemetry::{Counter, Family, Registry};
+
+type Pairs = Vec<(String, String)>;
+
+/// The families of authorization.
+pub(crate) struct Authz {
+    http_allow: Family<Counter>,
+    http_deny: Family<Counter>,
+    tcp_allow: Family<Counter>,
+    tcp_deny: Family<Counter>,
+    tcp_terminate: Family<Counter>,
+}
+
+/// What became of a TCP connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Admission<'a> {
+    /// Admitted by this authorization.
+    Allowed(&'a Authorization),
+    /// Refused from the start.
+    Denied,
+    /// Cut by a change of policy.
+    Terminated,
+}
+
+impl Authz {
+    /// Registers the families.
+    pub(crate) fn new(registry: &Registry) -> Self {
+        let family = |name: &str| registry.counters(name, "Decisions of inbound authorization.");
+        Self {
+            http_allow: family("inbound_http_authz_allow_total"),
+            http_deny: family("inbound_http_authz_deny_total"),
+            tcp_allow: family("inbound_tcp_authz_allow_total"),
+            tcp_deny: family("inbound_tcp_authz_deny_total"),
+            tcp_terminate: family("inbound_tcp_authz_terminate_total"),
+        }
+    }
+
+    /// A request was admitted.
+    pub(crate) fn http_allowed(&self, via: &Via, plan: &Plan, rule: &Rule, by: &Authorization) {
+        via.allowed.inc(rule, by, || {
+            let mut labels = server(via, plan);
+            reference(&mut labels, "route", &rule.route);
+            reference(&mut labels, "authz", &by.meta);
+            tls(&mut labels, &via.peer);
+            self.http_allow.series(&labels[..])
+        });
+        if by.meta == Meta::default_named("audit") {
+            tracing::info!(client = %via.client, peer = via.who(), server = plan.parent.name(), "audited request");
+        }
+    }
+
+    /// A request was denied.
+    pub(crate) fn http_denied(&self, via: &Via, plan: &Plan, rule: &Rule) {
+        let mut labels = server(via, plan);
+        reference(&mut labels, "route", &rule.route);
+        tls(&mut labels, &via.peer);
+        self.http_deny.series(&labels[..]).inc();
+    }
+
+    /// A connection was admitted, denied or cut.
+    pub(crate) fn tcp(&self, via: &Via, plan: &Plan, what: Admission<'_>) {
+        let mut labels = server(via, plan);
+        let family = match what {
+            Admission::Allowed(by) => {
+                reference(&mut labels, "authz", &by.meta);
+                &self.tcp_allow
+            }
+            Admission::Denied => &self.tcp_deny,
+            Admission::Terminated => &self.tcp_terminate,
+        };
+        tls(&mut labels, &via.peer);
+        family.series(&labels[..]).inc();
+    }
+}
+
+/// The counter that a connection's last admitted request used: requests of one connection mostly meet the
+/// same rule and authorization, and resolving the labels costs more than the request's own decision.
+#[derive(Default)]
+pub(crate) struct LastAllowed(Mutex<Option<(usize, usize, Counter)>>);
+
+impl LastAllowed {
+    fn inc(&self, rule: &Rule, by: &Authorization, resolve: impl FnOnce() -> Counter) {
+        let key = (std::ptr::from_ref(rule) as usize, std::ptr::from_ref(by) as usize);
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((rule, by, counter)) if (*rule, *by) == key => counter.inc(),
+            _ => {
+                let counter = resolve();
+                counter.inc();
+                *last = Some((key.0, key.1, counter));
+            }
+        }
+    }
+}
+
+fn server(via: &Via, plan: &Plan) -> Pairs {
+    let mut labels = target(via);
+    reference(&mut labels, "srv", &plan.parent);
+    labels.push(("srv_port".into(), via.aim.addr().map(|a| a.port().to_string()).unwrap_or_default()));
+    labels
+}
+
+/// `target_addr`, `target_ip`, `target_port`.
+pub(crate) fn target(via: &Via) -> Pairs {
+    let Some(addr) = via.aim.addr() else { return Vec::new() };
+    vec![
+        ("target_addr".into(), addr.to_string()),
+        ("target_ip".into(), addr.ip().to_string()),
+        ("target_port".into(), addr.port().to_string()),
+    ]
+}
+
+fn reference(labels: &mut Pairs, prefix: &str, meta: &Meta) {
+    for (key, value) in [("group", meta.group()), ("kind", meta.kind()), ("name", meta.name())] {
+        labels.push((format!("{prefix}_{key}"), value.to_owned()));
+    }
+}
+
+/// The labels of a server's side of TLS.
+pub(crate) fn tls(labels: &mut Pairs, peer: &Peer) {
+    let mut push = |key: &str, value: String| labels.push((key.into(), value));
+    match peer {
+        Peer::Tls(id) => {
+            push("tls", "true".into());
+            push("client_id", id.as_ref().map(|id| id.to_string()).unwrap_or_default());
+        }
+        Peer::Passthrough(sni) => {
+            push("tls", "opaque".into());
+            push("sni", sni.as_ref().map(|s| s.to_string()).unwrap_or_default());
+        }
+        Peer::Plain(why) => {
+            push("tls", "no_identity".into());
+            push("no_tls_reason", why.as_str().into());
+        }
+    }
+}

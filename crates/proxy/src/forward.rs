@@ -1,0 +1,458 @@
+//! The life of one request, top to bottom.
+//!
+//! `serve` calls `forward` for each request that hyper reads; inbound and outbound are the same page. It
+//! finds the plan and the rule, asks permission, runs filters, takes an endpoint, sends, judges the
+//! outcome, and answers or tries again. Whatever goes wrong becomes a `Refusal` with its reason, and
+//! `reply` turns that into the answer. It never waits without a bound.
+
+use crate::headers::{self, Switch};
+use crate::passage::{GrpcOutcome, Passage};
+use crate::prepare::{self, Prepared};
+use crate::replay::Spare;
+use crate::reply::{self, Carried, Form, Grpc, Refusal};
+use crate::target;
+use crate::timeout;
+use crate::tunnel;
+use crate::via::Via;
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use weft_balance::backend::Picked;
+use weft_balance::unavailable::Unavailable;
+use weft_connect::error::SendError;
+use weft_decide::classify::Class;
+use weft_decide::filter::{self, Outcome};
+use weft_discover::plan::{Meshed, Plan, Rule, RuleBackend, Upstream};
+use weft_model::reason::{Code, Evidence, Phase, Reason};
+use weft_net::body::Body;
+use weft_route::metrics::{Ending, Granted};
+use weft_route::retry::Retry;
+use weft_route::table::Found;
+
+/// An HTTP/2 stream error that is passed on to an HTTP/2 client with its own code.
+#[derive(Debug, thiserror::Error)]
+#[error("the endpoint reset the stream: {0}")]
+pub(crate) struct Reset(#[source] pub(crate) h2::Error);
+
+/// Serves one request.
+pub(crate) async fn forward(via: Arc<Via>, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
+    let form = Form {
+        version: request.version(),
+        carried: if request.headers().contains_key(headers::ORIG_PROTO) { Carried::Yes } else { Carried::No },
+        grpc: Grpc::of(request.version(), request.headers()),
+        openness: via.openness(),
+    };
+    let subject = via.subject(&request);
+    match exchange(&via, form, request).await {
+        Ok(response) => {
+            via.answered(response.status());
+            Ok(response)
+        }
+        Err(Failure::Reset(reset)) if form.version == Version::HTTP_2 && form.carried == Carried::No => {
+            Err(reset)
+        }
+        Err(failure) => {
+            let refusal = failure.into_refusal(&via);
+            via.report(refusal.reason(), &subject);
+            if reply::closes(&refusal) {
+                via.close_after_this();
+            }
+            let response = reply::answer(&refusal, form);
+            via.answered(response.status());
+            Ok(prepare::outgoing_answer(response, form.carried))
+        }
+    }
+}
+
+/// Why a request got no answer from an endpoint.
+pub(crate) enum Failure {
+    Refused(Refusal),
+    Reset(Reset),
+}
+
+impl Failure {
+    fn into_refusal(self, via: &Via) -> Refusal {
+        match self {
+            Failure::Refused(refusal) => refusal,
+            Failure::Reset(reset) => {
+                via.reason(Code::StreamReset, Phase::Request).detail(reset.0.to_string()).into()
+            }
+        }
+    }
+}
+
+impl<R: Into<Refusal>> From<R> for Failure {
+    fn from(refusal: R) -> Self {
+        Failure::Refused(refusal.into())
+    }
+}
+
+/// From the request's head to the response's.
+async fn exchange(via: &Arc<Via>, form: Form, request: Request<Incoming>) -> Result<Response<Body>, Failure> {
+    let admitted = via.admission().enter().ok_or_else(|| via.reason(Code::Overloaded, Phase::Head))?;
+    let mut prepared = prepare::incoming(via, request)?;
+    let plan = {
+        let held = via.aim.held(via, &prepared.request)?;
+        match held.plan_now() {
+            Some(plan) => plan,
+            None => target::awaited(via, &held).await?,
+        }
+    };
+    let table = if prepared.request.version() == Version::HTTP_2 { &plan.http2 } else { &plan.http1 };
+    let found = table.find(&prepared.view()).ok_or_else(|| no_route(via, &plan))?;
+    let rule = found.rule.clone();
+    permit(via, &plan, &rule)?;
+    filters(via, &found, &mut prepared)?;
+    if let Some(canonical) = &rule.canonical {
+        prepared.request.headers_mut().insert(headers::DST_CANONICAL, canonical.clone());
+    }
+    let mut course = Course::new(via, &rule, form, prepared);
+    course.admitted = Some(admitted);
+    let answered = match course.deadline {
+        Some(deadline) => match tokio::time::timeout_at(deadline.into(), course.run()).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(course.out_of_time().into()),
+        },
+        None => course.run().await,
+    };
+    if let Err(failure) = &answered {
+        course.failed(failure);
+    }
+    answered
+}
+
+fn no_route(via: &Via, plan: &Plan) -> Reason {
+    let mut reason = via.reason(Code::NoRoute, Phase::Route);
+    reason.evidence.policy = Some(plan.parent.name().to_owned());
+    reason
+}
+
+/// Asks whether the client may pass (inbound rules only).
+fn permit(via: &Via, plan: &Plan, rule: &Rule) -> Result<(), Refusal> {
+    let Some(permission) = &rule.permission else { return Ok(()) };
+    match weft_decide::authorize::admit(permission.iter(), via.client.ip(), &via.peer) {
+        Some(by) => {
+            via.shared.authz.http_allowed(via, plan, rule, by);
+            Ok(())
+        }
+        None => {
+            via.shared.authz.http_denied(via, plan, rule);
+            let mut reason = via.reason(Code::Unauthorized, Phase::Route);
+            reason.evidence.policy = Some(plan.parent.name().to_owned());
+            Err(reason.detail(format!("client {} at {}", via.who(), via.client.ip())).into())
+        }
+    }
+}
+
+/// Runs the rule's filters; any of them may answer by itself.
+fn filters(via: &Via, found: &Found<'_, Upstream>, prepared: &mut Prepared) -> Result<(), Refusal> {
+    for filter in &found.rule.filters {
+        apply(via, filter, found.prefix, prepared)?;
+    }
+    Ok(())
+}
+
+fn apply(
+    via: &Via,
+    filter: &weft_model::route::Filter,
+    prefix: Option<usize>,
+    prepared: &mut Prepared,
+) -> Result<(), Refusal> {
+    let uri = prepared.request.uri().clone();
+    match filter::on_request(filter, &uri, prepared.request.headers_mut(), prefix, fastrand::f64()) {
+        Outcome::Pass => Ok(()),
+        Outcome::Redirect(status, to) => {
+            Err(Refusal::Redirect(via.reason(Code::Redirected, Phase::Route), status, to))
+        }
+        Outcome::Inject(answer, message) => {
+            Err(Refusal::Injected(via.reason(Code::InjectedFailure, Phase::Route).detail(message), answer))
+        }
+        Outcome::Forbidden => Err(via.reason(Code::Forbidden, Phase::Route).into()),
+        Outcome::Invalid(message) => {
+            Err(via.reason(Code::InvalidPolicy, Phase::Route).detail(message).into())
+        }
+    }
+}
+
+/// One request's way through its rule.
+struct Course<'a> {
+    via: &'a Arc<Via>,
+    rule: &'a Arc<Rule>,
+    form: Form,
+    switch: Switch,
+    request: Option<Request<Body>>,
+    client_upgrade: Option<hyper::upgrade::OnUpgrade>,
+    started: Instant,
+    deadline: Option<Instant>,
+    attempts: u32,
+    /// Spent waiting for endpoints.
+    waited: Duration,
+    admitted: Option<crate::admit::Admitted>,
+}
+
+/// What to do after an attempt.
+enum Next {
+    Answer(Response<Body>),
+    Again(Request<Body>),
+}
+
+impl<'a> Course<'a> {
+    fn new(via: &'a Arc<Via>, rule: &'a Arc<Rule>, form: Form, prepared: Prepared) -> Self {
+        let started = Instant::now();
+        let limit = [rule.timeouts.request, rule.profile_timeout].into_iter().flatten().min();
+        rule.metrics.received();
+        Self {
+            via,
+            rule,
+            form,
+            switch: prepared.switch,
+            request: Some(prepared.request),
+            client_upgrade: prepared.upgrade,
+            started,
+            deadline: limit.and_then(|l| started.checked_add(l)),
+            attempts: 0,
+            waited: Duration::ZERO,
+            admitted: None,
+        }
+    }
+
+    /// Attempts until there is an answer or no more reason to try.
+    async fn run(&mut self) -> Result<Response<Body>, Failure> {
+        if let Some(Retry::Profile(budget)) = &self.rule.retry {
+            budget.deposit(self.started);
+        }
+        self.via.shared.unprocessed.deposit(self.started);
+        loop {
+            let now = Instant::now();
+            let rule = self.rule;
+            let backend = rule
+                .choose(now, fastrand::f64())
+                .ok_or_else(|| self.reason(Code::NoBackend, Phase::Route))?;
+            self.backend_filters(backend)?;
+            let picked = self.pick(backend, now).await?;
+            match self.attempt(backend, picked).await? {
+                Next::Answer(response) => return Ok(response),
+                Next::Again(request) => self.request = Some(request),
+            }
+        }
+    }
+
+    fn backend_filters(&mut self, backend: &RuleBackend) -> Result<(), Failure> {
+        if backend.filters.is_empty() || self.attempts > 0 {
+            return Ok(());
+        }
+        let Some(request) = self.request.take() else { return Ok(()) };
+        let mut prepared = Prepared { request, switch: self.switch, upgrade: None };
+        let outcome = backend.filters.iter().try_for_each(|f| apply(self.via, f, None, &mut prepared));
+        self.request = Some(prepared.request);
+        Ok(outcome?)
+    }
+
+    /// An endpoint that is ready, at once or after waiting in the backend's queue.
+    async fn pick(&mut self, backend: &RuleBackend, now: Instant) -> Result<Picked<Upstream>, Failure> {
+        let Some(balancer) = &backend.backend else {
+            return Err(self.reason(Code::NoDispatcher, Phase::Route).into());
+        };
+        if let Ok(picked) = balancer.pick(now, fastrand::u64(..)) {
+            return Ok(picked);
+        }
+        let outcome = balancer.ready(self.deadline).await;
+        self.waited += now.elapsed();
+        outcome.map_err(|unavailable| self.unavailable(&unavailable).into())
+    }
+
+    /// Sends the request to one endpoint and judges what comes of it.
+    async fn attempt(&mut self, backend: &RuleBackend, picked: Picked<Upstream>) -> Result<Next, Failure> {
+        self.attempts += 1;
+        let request = self.request.take().ok_or_else(|| self.reason(Code::Internal, Phase::Request))?;
+        prepare::required_identity(self.via, &request, picked.info())?;
+        let (mut request, spare) = match &self.rule.retry {
+            Some(retry) => Spare::keep(request, retry.body_limit()),
+            None => (request, None),
+        };
+        request.headers_mut().remove(headers::REQUIRE_ID);
+        let sent = Instant::now();
+        picked.endpoint().metrics.sent();
+        backend.metrics.sent();
+        self.rule.metrics.attempted();
+        let sending = picked.endpoint().endpoint.send(request);
+        let outcome = timeout::per_try(self.rule, sending).await;
+        match outcome {
+            Some(Ok(response)) => self.judge(backend, (picked, sent), response, spare),
+            Some(Err(error)) => self.lost(backend, (picked, sent), error, spare),
+            None => {
+                let reason = self.reason(Code::HeadersTimeout, Phase::Request);
+                self.settle_failed(backend, (picked, sent), Code::HeadersTimeout);
+                self.retry_or(spare, None, reason.into())
+            }
+        }
+    }
+
+    /// There is an answer: pass it on, or try once more where the rule wants that.
+    fn judge(
+        &mut self,
+        backend: &RuleBackend,
+        (picked, sent): (Picked<Upstream>, Instant),
+        mut response: Response<Body>,
+        spare: Option<Spare>,
+    ) -> Result<Next, Failure> {
+        if let Some(again) = self.worth_repeating(&response, spare) {
+            let mut passage = self.passage(backend, picked, sent, &response);
+            passage.settle_now();
+            return Ok(Next::Again(again));
+        }
+        let meshed = picked.endpoint().meshed;
+        let passage = self.passage(backend, picked, sent, &response);
+        if meshed == Meshed::No {
+            headers::remove_claims(response.headers_mut());
+        } else if prepare::says_close(response.headers_mut()) {
+            self.via.close_after_this();
+        }
+        for filter in self.rule.filters.iter().chain(&backend.filters) {
+            filter::on_response(filter, response.headers_mut());
+        }
+        if tunnel::switched(self.switch, response.status()) {
+            let upgraded = hyper::upgrade::on(&mut response);
+            tunnel::start(self.via, self.client_upgrade.take(), upgraded, passage);
+            return Ok(Next::Answer(
+                prepare::outgoing(response, self.form, self.switch).map(|_| Body::empty()),
+            ));
+        }
+        let response = prepare::outgoing(response, self.form, Switch::None);
+        let limits = timeout::BodyLimits::of(self.rule, self.via.hop, self.deadline, sent);
+        Ok(Next::Answer(response.map(|body| limits.apply(body).watched(Box::new(passage)))))
+    }
+
+    /// A copy of the request, if the answer is one that the rule retries and the budget pays.
+    fn worth_repeating(&self, response: &Response<Body>, spare: Option<Spare>) -> Option<Request<Body>> {
+        let retry = self.rule.retry.as_ref()?;
+        if !retry.wants(&self.rule.classes, response.status(), response.headers()) {
+            return None;
+        }
+        match retry {
+            Retry::Policy(policy) if self.attempts > policy.limit => {
+                self.rule.metrics.retries.as_ref()?.limit.inc();
+                None
+            }
+            Retry::Policy(_) => {
+                let again = spare?.again()?;
+                self.rule.metrics.retries.as_ref()?.requests.inc();
+                Some(again)
+            }
+            Retry::Profile(budget) => {
+                let again = spare?.again()?;
+                let granted = if budget.withdraw(Instant::now()) { Granted::Yes } else { Granted::No };
+                self.rule.metrics.retryable(granted);
+                (granted == Granted::Yes).then_some(again)
+            }
+        }
+    }
+
+    /// There is no answer. A request that was certainly not processed goes to another endpoint.
+    fn lost(
+        &mut self,
+        backend: &RuleBackend,
+        (picked, sent): (Picked<Upstream>, Instant),
+        error: SendError,
+        spare: Option<Spare>,
+    ) -> Result<Next, Failure> {
+        let mut reason =
+            self.reason(error.code(), if error.unprocessed { Phase::Connect } else { Phase::Request });
+        reason.evidence.endpoint = Some(picked.info().addr.to_string());
+        reason = reason.detail(error.failure.to_string());
+        self.settle_failed(backend, (picked, sent), error.code());
+        let failure = match error.reset() {
+            Some(code) => Failure::Reset(Reset(code.into())),
+            None => reason.into(),
+        };
+        let request = error.request.map(|r| *r);
+        if error.unprocessed {
+            return self.retry_or(spare, request, failure);
+        }
+        Err(failure)
+    }
+
+    /// The request again, whole or from the spare copy, within the budget; else the failure.
+    fn retry_or(
+        &mut self,
+        spare: Option<Spare>,
+        whole: Option<Request<Body>>,
+        failure: Failure,
+    ) -> Result<Next, Failure> {
+        let again = whole.or_else(|| spare.and_then(|s| s.again()));
+        match again {
+            Some(request) if self.via.shared.unprocessed.withdraw(Instant::now()) => Ok(Next::Again(request)),
+            _ => Err(failure),
+        }
+    }
+
+    /// Settles load, breaker and metrics of an attempt that brought no answer.
+    fn settle_failed(&self, backend: &RuleBackend, (picked, sent): (Picked<Upstream>, Instant), code: Code) {
+        let now = Instant::now();
+        let ending = Ending { status: None, grpc: None, class: Class::Failure, error: Some(code) };
+        picked.endpoint().metrics.ended(&ending);
+        backend.metrics.ended(&ending, now.saturating_duration_since(sent));
+        let mut pending = picked.into_pending();
+        pending.fail(now, None);
+        pending.judge(weft_balance::health::Verdict::Failure, None, now);
+    }
+
+    fn passage(
+        &mut self,
+        backend: &RuleBackend,
+        picked: Picked<Upstream>,
+        sent: Instant,
+        response: &Response<Body>,
+    ) -> Passage {
+        Passage {
+            pending: picked.into_pending(),
+            rule: self.rule.clone(),
+            backend: backend.metrics.clone(),
+            started: self.started,
+            sent,
+            status: response.status(),
+            grpc: GrpcOutcome::of(response.headers()),
+            retry_after: prepare::retry_after(response),
+            answered: false,
+            ended: false,
+            _admitted: self.admitted.take(),
+        }
+    }
+
+    /// Counts a request that ends without an answer from an endpoint.
+    fn failed(&self, failure: &Failure) {
+        let error = match failure {
+            Failure::Refused(refusal) => refusal.reason().code,
+            Failure::Reset(_) => Code::StreamReset,
+        };
+        let status = match failure {
+            Failure::Refused(refusal) => StatusCode::from_u16(refusal.reason().status()).ok(),
+            Failure::Reset(_) => None,
+        };
+        let ending = Ending { status, grpc: None, class: Class::Failure, error: Some(error) };
+        self.rule.metrics.ended(&ending, self.started.elapsed());
+    }
+
+    fn out_of_time(&self) -> Reason {
+        let profile = self.rule.profile_timeout.is_some() && self.rule.timeouts.request.is_none();
+        let code = if profile { Code::ProfileTimeout } else { Code::RequestTimeout };
+        self.reason(code, Phase::Request)
+    }
+
+    fn unavailable(&self, unavailable: &Unavailable) -> Reason {
+        Reason {
+            code: unavailable.code(),
+            hop: self.via.hop,
+            phase: unavailable.phase,
+            evidence: Box::new(unavailable.evidence()),
+        }
+    }
+
+    fn reason(&self, code: Code, phase: Phase) -> Reason {
+        let waited = Some(self.waited).filter(|w| !w.is_zero());
+        let mut reason = self.via.reason(code, phase);
+        *reason.evidence = Evidence { waited, ..Evidence::default() };
+        reason
+    }
+}

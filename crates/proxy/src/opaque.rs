@@ -1,0 +1,134 @@
+//! The life of a connection that is relayed as bytes: permission, rule, backend, endpoint, relay.
+//!
+//! `serve` comes here when a policy says opaque or TLS, or when the first bytes are no HTTP. A change of
+//! policy that no longer admits the client cuts the connection (§4.1).
+
+use crate::authz::Admission;
+use crate::via::Via;
+use std::sync::Arc;
+use std::time::Instant;
+use weft_discover::destination::Held;
+use weft_discover::plan::{Plan, TcpRefusal, TcpRule};
+use weft_model::policy::Authorization;
+use weft_model::reason::{Code, Phase, Reason};
+use weft_net::splice;
+use weft_net::stream::Stream;
+
+/// Relays one connection to its end. `sni`: what the client's TLS named, where it was looked at.
+pub(crate) async fn relay(via: Arc<Via>, held: Held, client: Stream, sni: Option<String>) {
+    let addr = via.client;
+    match run(&via, &held, client, sni.as_deref()).await {
+        Ok(()) => {}
+        Err(reason) => via.shared.reports.connection(&reason, addr),
+    }
+}
+
+async fn run(via: &Arc<Via>, held: &Held, client: Stream, sni: Option<&str>) -> Result<(), Reason> {
+    let plan = match held.plan_now() {
+        Some(plan) => plan,
+        None => crate::target::awaited(via, held).await.map_err(|refusal| refusal.reason().clone())?,
+    };
+    permit(via, &plan)?;
+    let rule = plan.tcp_rule(sni).ok_or_else(|| {
+        via.reason(Code::NoRoute, Phase::Route)
+            .detail(format!("no route for the server name {}", sni.unwrap_or("none")))
+    })?;
+    match &rule.refusal {
+        Some(TcpRefusal::Forbidden) => return Err(via.reason(Code::Forbidden, Phase::Route)),
+        Some(TcpRefusal::Invalid(why)) => {
+            return Err(via.reason(Code::InvalidPolicy, Phase::Route).detail(why.clone()));
+        }
+        None => {}
+    }
+    let (server, _pending) = connect(via, rule).await?;
+    let _guard = via.shared.drain.guard();
+    let counters = splice::Counters::default();
+    tokio::select! {
+        outcome = splice::relay(client, server, &counters) => {
+            tracing::debug!(?outcome, "a relayed connection ended");
+            Ok(())
+        }
+        reason = revoked(via, held, &plan) => Err(reason),
+    }
+}
+
+/// Whether the client may open a connection (inbound only).
+fn permit(via: &Via, plan: &Plan) -> Result<(), Reason> {
+    let Some(permission) = &plan.permission else { return Ok(()) };
+    match admitted(via, permission) {
+        Some(by) => {
+            via.shared.authz.tcp(via, plan, Admission::Allowed(by));
+            Ok(())
+        }
+        None => {
+            via.shared.authz.tcp(via, plan, Admission::Denied);
+            let mut reason = via.reason(Code::Unauthorized, Phase::Accept);
+            reason.evidence.policy = Some(plan.parent.name().to_owned());
+            Err(reason.detail(format!("client {}", via.who())))
+        }
+    }
+}
+
+fn admitted<'a>(via: &Via, permission: &'a [Authorization]) -> Option<&'a Authorization> {
+    weft_decide::authorize::admit(permission, via.client.ip(), &via.peer)
+}
+
+/// Resolves once a later plan no longer admits the client.
+async fn revoked(via: &Via, held: &Held, first: &Plan) -> Reason {
+    if first.permission.is_none() {
+        return std::future::pending().await;
+    }
+    let mut changes = held.changes();
+    loop {
+        if changes.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        let Some(plan) = held.plan_now() else { continue };
+        let Some(permission) = &plan.permission else { continue };
+        if admitted(via, permission).is_none() {
+            via.shared.authz.tcp(via, &plan, Admission::Terminated);
+            return via.reason(Code::AuthorizationRevoked, Phase::Response);
+        }
+    }
+}
+
+/// A connection to one of the rule's endpoints. One that refuses is counted against it, and another is
+/// tried, since nothing has been sent yet.
+async fn connect(
+    via: &Via,
+    rule: &TcpRule,
+) -> Result<(Stream, weft_balance::backend::Pending<weft_discover::plan::Upstream>), Reason> {
+    /// Endpoints tried before the client is told; each has its own connect timeout.
+    const TRIES: usize = 3;
+    let mut last = None;
+    for _ in 0..TRIES {
+        let now = Instant::now();
+        let backend = choose(rule, now).ok_or_else(|| via.reason(Code::NoBackend, Phase::Route))?;
+        let balancer =
+            backend.backend.as_ref().ok_or_else(|| via.reason(Code::NoDispatcher, Phase::Route))?;
+        let picked = balancer.ready(None).await.map_err(|unavailable| Reason {
+            code: unavailable.code(),
+            hop: via.hop,
+            phase: unavailable.phase,
+            evidence: Box::new(unavailable.evidence()),
+        })?;
+        match picked.endpoint().endpoint.open().await {
+            Ok(stream) => {
+                let mut pending = picked.into_pending();
+                pending.first_frame(Instant::now());
+                return Ok((stream, pending));
+            }
+            Err(error) => {
+                let mut reason = via.reason(error.code(), Phase::Connect).detail(error.to_string());
+                reason.evidence.endpoint = Some(picked.info().addr.to_string());
+                picked.into_pending().fail(Instant::now(), None);
+                last = Some(reason);
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| via.reason(Code::Internal, Phase::Connect)))
+}
+
+fn choose(rule: &TcpRule, now: Instant) -> Option<&weft_discover::plan::RuleBackend> {
+    weft_route::table::choose(&rule.backends, now, fastrand::f64())
+}

@@ -1,0 +1,147 @@
+//! Watches one response's body pass and settles everything that hangs on it: load, breaker, metrics.
+//!
+//! `forward` hangs a `Passage` on each response. It sees the first frame (the end of the response time
+//! that balancing learns from) and the end, the error or the giving up. Never touches the bytes.
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use http_body::Frame;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use weft_balance::health::Verdict;
+use weft_decide::classify::{self, Class};
+use weft_discover::plan::{Rule, Upstream};
+use weft_model::reason::Code;
+use weft_net::body::{BodyError, Watch};
+use weft_net::splice::Relayed;
+use weft_route::metrics::{BackendMetrics, Ending};
+use weft_route::retry::class_of;
+
+/// What is still owed for a request when its response's head has been passed on.
+pub(crate) struct Passage {
+    pub(crate) pending: weft_balance::backend::Pending<Upstream>,
+    pub(crate) rule: Arc<Rule>,
+    pub(crate) backend: Arc<BackendMetrics>,
+    /// When the request entered its rule.
+    pub(crate) started: Instant,
+    /// When this attempt was sent.
+    pub(crate) sent: Instant,
+    pub(crate) status: StatusCode,
+    /// Whether it is a gRPC call, whose outcome stands in the trailers.
+    pub(crate) grpc: GrpcOutcome,
+    /// How long the answer asks to be left alone.
+    pub(crate) retry_after: Option<Duration>,
+    pub(crate) answered: bool,
+    pub(crate) ended: bool,
+    /// Held until the exchange is over.
+    pub(crate) _admitted: Option<crate::admit::Admitted>,
+}
+
+/// What is known of a gRPC call's outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GrpcOutcome {
+    /// Not a gRPC call.
+    None,
+    /// The head said it.
+    Known(u16),
+    /// The trailers will say it.
+    Awaited,
+}
+
+impl GrpcOutcome {
+    /// Looks at a response's head.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        match (classify::is_grpc(headers), classify::grpc_status(headers)) {
+            (false, _) => GrpcOutcome::None,
+            (true, Some(code)) => GrpcOutcome::Known(code),
+            (true, None) => GrpcOutcome::Awaited,
+        }
+    }
+}
+
+impl Passage {
+    fn class(&self, grpc: Option<u16>) -> Class {
+        match self.grpc {
+            GrpcOutcome::None => class_of(&self.rule.classes, self.status, &HeaderMap::new()),
+            GrpcOutcome::Known(code) => classify::by_grpc(Some(code)),
+            GrpcOutcome::Awaited => classify::by_grpc(grpc),
+        }
+    }
+
+    fn first(&mut self, now: Instant) {
+        if std::mem::replace(&mut self.answered, true) {
+            return;
+        }
+        let failed = self.status.is_server_error()
+            || self.status == StatusCode::TOO_MANY_REQUESTS
+            || matches!(self.grpc, GrpcOutcome::Known(code) if classify::grpc_failed(code) || code == 8);
+        if failed {
+            self.pending.fail(now, self.retry_after);
+        } else {
+            self.pending.first_frame(now);
+        }
+        let took = now.saturating_duration_since(self.sent);
+        self.pending.endpoint().metrics.answered(self.status, took);
+        self.rule.metrics.answered(self.status, now.saturating_duration_since(self.started));
+    }
+
+    fn settle(&mut self, grpc: Option<u16>, error: Option<Code>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let now = Instant::now();
+        self.first(now);
+        let grpc = match self.grpc {
+            GrpcOutcome::Known(code) => Some(code),
+            _ => grpc,
+        };
+        let class = if error.is_some() { Class::Failure } else { self.class(grpc) };
+        let ending = Ending { status: Some(self.status), grpc, class, error };
+        let verdict = match (self.status.as_u16(), grpc, class) {
+            (429, _, _) | (_, Some(8), _) => Verdict::RateLimited,
+            // A client that went away says nothing about the endpoint.
+            (_, _, Class::Failure) if error != Some(Code::ClientGone) => Verdict::Failure,
+            _ => Verdict::Success,
+        };
+        self.pending.judge(verdict, self.retry_after, now);
+        self.pending.endpoint().metrics.ended(&ending);
+        self.backend.ended(&ending, now.saturating_duration_since(self.sent));
+        self.rule.metrics.ended(&ending, now.saturating_duration_since(self.started));
+    }
+}
+
+impl Passage {
+    /// Settles an exchange whose body nobody will pass on: the answer is about to be repeated.
+    pub(crate) fn settle_now(&mut self) {
+        self.settle(None, None);
+    }
+
+    /// Settles an exchange that became a tunnel.
+    pub(crate) fn settle_tunnel(&mut self, outcome: &Relayed) {
+        tracing::debug!(sent = outcome.from_a, received = outcome.from_b, "a tunnel ended");
+        self.settle(None, None);
+    }
+}
+
+impl Watch for Passage {
+    fn frame(&mut self, _: &Frame<Bytes>) {
+        if !self.answered {
+            self.first(Instant::now());
+        }
+    }
+
+    fn end(&mut self, trailers: Option<&HeaderMap>) {
+        self.settle(trailers.and_then(classify::grpc_status), None);
+    }
+
+    fn error(&mut self, error: &BodyError) {
+        self.settle(None, Some(error.code()));
+    }
+}
+
+impl Drop for Passage {
+    /// Neither end nor error was seen: the client went away.
+    fn drop(&mut self) {
+        self.settle(None, Some(Code::ClientGone));
+    }
+}

@@ -1,0 +1,169 @@
+//! What happens to a message's head at the border of the proxy: version, target, hop-by-hop headers, the
+//! mesh's own headers, and how an HTTP/1 request is carried over HTTP/2 between proxies (§3.7, §4.3).
+//!
+//! `forward` calls `incoming` before anything else and `outgoing` last. Never looks at a body.
+
+use crate::headers::{self, Switch};
+use crate::reply::{Carried, Form, Refusal};
+use crate::target::Aim;
+use crate::via::Via;
+use http::header::{CONTENT_LENGTH, HOST, RETRY_AFTER, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use std::time::Duration;
+use weft_connect::http::{self as connect, AbsoluteForm};
+use weft_decide::matching::RequestView;
+use weft_model::destination::EndpointInfo;
+use weft_model::identity::Id;
+use weft_model::reason::{Code, Hop, Phase};
+use weft_net::body::Body;
+
+/// A request ready for its rule.
+pub(crate) struct Prepared {
+    pub(crate) request: Request<Body>,
+    /// What it asks to become.
+    pub(crate) switch: Switch,
+    /// The client's side of that, once it is granted.
+    pub(crate) upgrade: Option<hyper::upgrade::OnUpgrade>,
+}
+
+impl Prepared {
+    /// What matching looks at.
+    pub(crate) fn view(&self) -> RequestView<'_> {
+        let (uri, headers) = (self.request.uri(), self.request.headers());
+        RequestView { method: self.request.method(), uri, headers, host: headers::host(uri, headers) }
+    }
+}
+
+/// Takes a request in. Refuses targets that are malformed for their method (§3.7).
+pub(crate) fn incoming(via: &Via, mut request: Request<Incoming>) -> Result<Prepared, Refusal> {
+    shape_target(via, &mut request);
+    if via.hop == Hop::Inbound {
+        connect::unwrap_carried(&mut request);
+    }
+    check_target(&request).map_err(|problem| via.reason(Code::BadRequest, Phase::Head).detail(problem))?;
+    let (method, version) = (request.method().clone(), request.version());
+    let switch = headers::end_request_hop(&method, version, request.headers_mut());
+    let upgrade = (switch != Switch::None).then(|| hyper::upgrade::on(&mut request));
+    headers::remove_claims(request.headers_mut());
+    if via.hop == Hop::Inbound {
+        headers::set_client_id(request.headers_mut(), via.peer.id());
+    }
+    Ok(Prepared { request: request.map(Body::incoming), switch, upgrade })
+}
+
+/// An absolute target stays absolute on its way, except that a client of the forward proxy writes one only
+/// because it talks to a proxy.
+fn shape_target<B>(via: &Via, request: &mut Request<B>) {
+    if request.version() == Version::HTTP_2 || request.uri().scheme().is_none() {
+        return;
+    }
+    if matches!(via.aim, Aim::One(_)) {
+        request.extensions_mut().insert(AbsoluteForm);
+        return;
+    }
+    // Such a request's `Host` is the target's authority, whatever it says (RFC 9112 §3.2.2).
+    if let Some(host) = request.uri().authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok()) {
+        request.headers_mut().insert(HOST, host);
+    }
+}
+
+/// CONNECT needs an authority as its target and HTTP/1.1; nothing else may have one.
+fn check_target<B>(request: &Request<B>) -> Result<(), &'static str> {
+    let uri = request.uri();
+    let authority_form = uri.scheme().is_none() && uri.authority().is_some();
+    match (request.method() == Method::CONNECT, request.version()) {
+        (true, Version::HTTP_10 | Version::HTTP_09) => Err("CONNECT in HTTP/1.0"),
+        (true, _) if uri.authority().is_none() => Err("CONNECT without an authority as its target"),
+        (true, Version::HTTP_11) if !authority_form => Err("CONNECT with a target that is not an authority"),
+        (false, Version::HTTP_11 | Version::HTTP_10) if authority_form => {
+            Err("an authority as target without CONNECT")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Gives a response the shape that its client needs.
+pub(crate) fn outgoing(mut response: Response<Body>, form: Form, switch: Switch) -> Response<Body> {
+    if switch == Switch::Connect {
+        response.headers_mut().remove(CONTENT_LENGTH);
+        response.headers_mut().remove(TRANSFER_ENCODING);
+    }
+    if form.version == Version::HTTP_2 {
+        response = outgoing_answer(response, form.carried);
+    } else {
+        // The client is answered in its own version; hyper adapts the framing.
+        *response.version_mut() = form.version;
+    }
+    response
+}
+
+/// Marks what goes back over HTTP/2 as the answer to a carried HTTP/1 request.
+pub(crate) fn outgoing_answer(mut response: Response<Body>, carried: Carried) -> Response<Body> {
+    if carried == Carried::Yes {
+        connect::wrap_carried(&mut response);
+    }
+    response
+}
+
+/// Whether a meshed server asks for the client's connection to be closed; the header ends here.
+pub(crate) fn says_close(headers: &mut HeaderMap) -> bool {
+    headers.remove(headers::PROXY_CONNECTION).is_some_and(|value| value == "close")
+}
+
+/// How long the answer asks to be left alone: `grpc-retry-pushback-ms`, or `Retry-After` in seconds.
+pub(crate) fn retry_after(response: &Response<Body>) -> Option<Duration> {
+    let headers = response.headers();
+    if let Some(millis) = headers.get("grpc-retry-pushback-ms") {
+        return millis.to_str().ok()?.parse().ok().map(Duration::from_millis);
+    }
+    let hinted = matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+    let value = headers.get(RETRY_AFTER).filter(|_| hinted)?;
+    value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// Checks `l5d-require-id` against the endpoint that was chosen.
+pub(crate) fn required_identity(
+    via: &Via,
+    request: &Request<Body>,
+    info: &EndpointInfo,
+) -> Result<(), Refusal> {
+    let Some(wanted) = request.headers().get(headers::REQUIRE_ID) else { return Ok(()) };
+    let wanted = wanted.to_str().ok().and_then(|text| text.parse::<Id>().ok());
+    let got = info.tls.as_ref().map(|target| &target.id);
+    if wanted.is_some() && wanted.as_ref() == got {
+        return Ok(());
+    }
+    let named = |id: Option<&Id>| id.map_or("none".to_owned(), Id::to_string);
+    let detail = format!("wanted {}, the endpoint has {}", named(wanted.as_ref()), named(got));
+    Err(via.reason(Code::IdentityRequired, Phase::Connect).detail(detail).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(method: &str, uri: &str, version: Version) -> Request<()> {
+        Request::builder().method(method).uri(uri).version(version).body(()).unwrap()
+    }
+
+    fn check(method: &str, uri: &str, version: Version, well_formed: bool) {
+        assert_eq!(
+            check_target(&request(method, uri, version)).is_ok(),
+            well_formed,
+            "{method} {uri} {version:?}"
+        );
+    }
+
+    #[test]
+    fn targets_must_fit_their_method() {
+        check("CONNECT", "web:80", Version::HTTP_11, true);
+        check("CONNECT", "http://web:80/x", Version::HTTP_11, false);
+        check("CONNECT", "/x", Version::HTTP_11, false);
+        check("CONNECT", "web:80", Version::HTTP_10, false);
+        check("GET", "web:80", Version::HTTP_11, false);
+        check("GET", "/x", Version::HTTP_11, true);
+        check("GET", "http://web:80/x", Version::HTTP_11, true);
+        check("GET", "*", Version::HTTP_11, true);
+    }
+}

@@ -1,0 +1,112 @@
+//! Counts and logs why the mesh itself answered or closed: one metric and one log line a failure.
+//!
+//! `weft_reasons_total` has a closed label set: direction, code, phase. The log line says the same with
+//! method, authority, path and peer; a flood of equal ones is thinned. Never decides anything.
+
+use crate::via::Via;
+use http::{HeaderValue, Method, Uri};
+use std::net::SocketAddr;
+use std::time::Instant;
+use weft_model::reason::{Code, Hop, Reason};
+use weft_telemetry::flood::{Flood, Verdict};
+use weft_telemetry::{Counter, Family, Registry};
+
+/// What a request was, for its log line.
+#[derive(Clone, Debug)]
+pub(crate) struct Subject {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) host: Option<HeaderValue>,
+}
+
+/// The counters and the log of refusals.
+pub(crate) struct Reports {
+    reasons: Family<Counter>,
+    outbound_http: Family<Counter>,
+    inbound_http: Family<Counter>,
+    outbound_tcp: Family<Counter>,
+    inbound_tcp: Family<Counter>,
+    flood: Flood,
+}
+
+impl Reports {
+    /// Registers the families.
+    pub(crate) fn new(registry: &Registry) -> Self {
+        let errors = |name: &str| registry.counters(name, "Errors met by the proxy, by the peer's names.");
+        Self {
+            reasons: registry
+                .counters("weft_reasons_total", "Answers and closes by the mesh itself (docs/reasons.md)."),
+            outbound_http: errors("outbound_http_errors_total"),
+            inbound_http: errors("inbound_http_errors_total"),
+            outbound_tcp: errors("outbound_tcp_errors_total"),
+            inbound_tcp: errors("inbound_tcp_errors_total"),
+            flood: Flood::default(),
+        }
+    }
+
+    /// A request was refused.
+    pub(crate) fn request(&self, reason: &Reason, subject: &Subject, via: &Via) {
+        self.count(reason);
+        let family = if reason.hop == Hop::Inbound { &self.inbound_http } else { &self.outbound_http };
+        // Denials have families of their own, as in the peer.
+        if !matches!(
+            reason.code,
+            Code::Unauthorized | Code::NoRoute | Code::Redirected | Code::InjectedFailure
+        ) {
+            family.series(&[("error", peer_error(reason.code))]).inc();
+        }
+        if let Some(suppressed) = self.admit(reason) {
+            let authority = subject.uri.authority().map(|a| a.as_str().to_owned());
+            let host = subject.host.as_ref().and_then(|h| h.to_str().ok().map(str::to_owned));
+            let authority = authority.or(host).unwrap_or_default();
+            tracing::info!(
+                reason = %reason, method = %subject.method, authority, path = subject.uri.path(),
+                client = %via.client, peer = via.who(), suppressed, "the mesh answered a request"
+            );
+        }
+    }
+
+    /// A connection was refused or cut.
+    pub(crate) fn connection(&self, reason: &Reason, client: SocketAddr) {
+        self.count(reason);
+        let family = if reason.hop == Hop::Inbound { &self.inbound_tcp } else { &self.outbound_tcp };
+        family.series(&[("error", peer_error(reason.code))]).inc();
+        if let Some(suppressed) = self.admit(reason) {
+            tracing::info!(reason = %reason, %client, suppressed, "the mesh closed a connection");
+        }
+    }
+
+    fn count(&self, reason: &Reason) {
+        let labels = [
+            ("direction", reason.hop.as_str()),
+            ("code", reason.code.as_str()),
+            ("phase", reason.phase.as_str()),
+        ];
+        self.reasons.series(&labels).inc();
+    }
+
+    fn admit(&self, reason: &Reason) -> Option<u64> {
+        match self.flood.admit((reason.code, reason.hop, reason.phase.as_str()), Instant::now()) {
+            Verdict::Write { suppressed } => Some(suppressed),
+            Verdict::Suppress => None,
+        }
+    }
+}
+
+/// The peer's name of an error (§5.1).
+fn peer_error(code: Code) -> &'static str {
+    match code {
+        Code::Overloaded | Code::QueueFull | Code::NoBackend => "loadshed",
+        Code::NoEndpoints | Code::NoSuchService | Code::AllUnready => "failfast",
+        Code::IdentityRequired => "identity required",
+        Code::RequestTimeout
+        | Code::ResponseTimeout
+        | Code::HeadersTimeout
+        | Code::ProfileTimeout
+        | Code::IdleTimeout => "response timeout",
+        Code::DetectTimeout => "tls detection timeout",
+        Code::LoopDetected => "gateway loop",
+        Code::ConnectRefused | Code::ConnectTimeout | Code::ConnectFailed | Code::ConnectionLost => "i/o",
+        _ => "unexpected",
+    }
+}

@@ -1,0 +1,577 @@
+//! Puts a proxy together and runs it: identity, control plane, destinations, listeners, admin, drain.
+//!
+//! The binary and the tests call `start` with settings and two runtimes: one for the data path, one for
+//! what must go on when the data path is saturated. Nothing accepts traffic before there is a certificate.
+
+use crate::admin::{self, Admin};
+use crate::admit::Admission;
+use crate::authz::Authz;
+use crate::listen::{AcceptMetrics, Accepted, Bounds, Listener, Role};
+use crate::report::Reports;
+use crate::serve;
+use crate::settings::{Controller, Direction, IdentitySource, Settings};
+use crate::target::{Aim, Each, OwnAddresses};
+use crate::via::Shared;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use weft_connect::{Context, Loopback, PoolLimits, ReadyWhen, Tcp};
+use weft_discover::certify::Issuer;
+use weft_discover::channel::{self, ChannelSettings, ClientCertificate, Controller as Which, Security};
+use weft_discover::compile::{Compiler, Feed};
+use weft_discover::destination::{Destinations, Held, Keep, Port};
+use weft_discover::lookup::Discover;
+use weft_discover::source::Controllers;
+use weft_identity::anchors::Anchors;
+use weft_identity::renew::{Credential, Limits as RenewLimits, Renewal};
+use weft_identity::store::{LocalName, Store};
+use weft_model::address::Addr;
+use weft_model::identity::{Id, TlsTarget};
+use weft_model::reason::{Code, Hop, Phase, Reason};
+use weft_model::route::RetryBudget;
+use weft_names::{Resolver, TtlBounds};
+use weft_net::drain::{self, Trigger};
+use weft_net::original::original_dst;
+use weft_net::stream::Stream;
+use weft_route::metrics::Metrics;
+use weft_route::retry::Budget;
+use weft_telemetry::log::LogLevel;
+use weft_telemetry::{Limits, Registry};
+use weft_wire::services::Channel;
+
+/// What a proxy is given.
+pub struct World {
+    /// What it is told.
+    pub settings: Settings,
+    /// The same for people, with sources and without secrets.
+    pub shown_settings: serde_json::Value,
+    /// The running log, if its level may be changed.
+    pub log: Option<LogLevel>,
+    /// Where requests are served.
+    pub data: Handle,
+    /// Where everything else runs.
+    pub control: Handle,
+}
+
+/// Why a proxy does not start. Always the operator's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("{0}")]
+    Listen(#[from] std::io::Error),
+    /// The identity cannot be set up.
+    #[error("identity: {0}")]
+    Identity(String),
+    /// A controller's address or name cannot be used.
+    #[error("control plane: {0}")]
+    Control(String),
+}
+
+/// A running proxy.
+pub struct Proxy {
+    /// Where it listens for redirected traffic of the application.
+    pub outbound: Vec<SocketAddr>,
+    /// Where it listens for meshed peers and redirected traffic to the workload.
+    pub inbound: SocketAddr,
+    /// Where its operator asks.
+    pub admin: SocketAddr,
+    /// The forward proxy.
+    pub forward_proxy: Option<SocketAddr>,
+    /// The explicit upstreams, in the order of the settings.
+    pub upstreams: Vec<SocketAddr>,
+    /// The explicit ports of the workload, in the order of the settings.
+    pub binds: Vec<SocketAddr>,
+    drained: tokio::sync::watch::Receiver<bool>,
+    stop: Arc<tokio::sync::Notify>,
+}
+
+impl Proxy {
+    /// Begins the drain, as SIGTERM does.
+    pub fn stop(&self) {
+        self.stop.notify_one();
+    }
+
+    /// Resolves when everything has ended, at the grace period at the latest.
+    pub async fn drained(&mut self) {
+        // An error means that the proxy's own task is gone, and everything with it.
+        let _ = self.drained.wait_for(|done| *done).await;
+    }
+}
+
+/// Starts a proxy. Its listeners are bound on return; they accept once there is a certificate.
+///
+/// # Errors
+/// An address cannot be bound, or identity or control plane cannot be set up.
+pub async fn start(world: World) -> Result<Proxy, StartError> {
+    let World { settings, shown_settings, log, data, control } = world;
+    let settings = Arc::new(settings);
+    let listeners = Listeners::bind(&settings, &data)?;
+    let registry = Registry::with_limits(Limits {
+        series: settings.metrics.max_series,
+        retain_idle: settings.metrics.retain_idle,
+    });
+    let (trigger, drain) = drain::channel();
+    let store = store(&settings)?;
+    let accept_metrics = AcceptMetrics::new(&registry);
+
+    let link = |which, controller| opener(&settings, (which, controller), &store, &registry, &control);
+    let source = Controllers::new(
+        link(Which::Destination, &settings.control.destination)?(),
+        link(Which::Policy, &settings.control.policy)?(),
+        &settings.discovery.context_token,
+        &settings.discovery.policy_workload,
+    );
+    let discover = Discover::new(discover_settings(&settings), Arc::new(source), &control);
+    let own = listeners.addresses()?;
+    let destinations = destinations(&settings, &store, &registry, (&own, discover), &data);
+
+    let (renewal, identity) = renewal(&settings, &store, link(Which::Identity, &settings.control.identity)?)?;
+    control.spawn(renewal.run());
+
+    let shared = Arc::new(Shared {
+        settings: settings.clone(),
+        store: store.clone(),
+        reports: Reports::new(&registry),
+        authz: Authz::new(&registry),
+        unprocessed: Budget::new(&RetryBudget::default(), Instant::now()),
+        inbound: Admission::new(settings.inbound.max_in_flight),
+        outbound: Admission::new(settings.outbound.max_in_flight),
+        drain: drain.clone(),
+    });
+    let stop = Arc::new(tokio::sync::Notify::new());
+    let admin = Admin {
+        shared: shared.clone(),
+        destinations: destinations.clone(),
+        registry: registry.clone(),
+        identity,
+        log,
+        shown_settings,
+        stop: stop.clone(),
+    };
+    weft_telemetry::process::register(&registry, crate::build());
+    let (admin_addr, admin_socket) = (listeners.admin.local_addr()?, listeners.admin);
+    control.spawn(admin::run(Arc::new(admin), admin_socket, drain));
+
+    let (done, drained) = tokio::sync::watch::channel(false);
+    let proxy = Proxy {
+        outbound: listeners.outbound.iter().map(Listener::local_addr).collect::<Result<_, _>>()?,
+        inbound: listeners.inbound.local_addr()?,
+        admin: admin_addr,
+        forward_proxy: listeners.forward_proxy.as_ref().map(Listener::local_addr).transpose()?,
+        upstreams: listeners.upstreams.iter().map(|(l, _)| l.local_addr()).collect::<Result<_, _>>()?,
+        binds: listeners.binds.iter().map(|(l, _)| l.local_addr()).collect::<Result<_, _>>()?,
+        drained,
+        stop: stop.clone(),
+    };
+    let accepting = Accepting {
+        shared,
+        destinations,
+        metrics: accept_metrics,
+        own,
+        outbound: listeners.outbound,
+        inbound: listeners.inbound,
+        forward_proxy: listeners.forward_proxy,
+        upstreams: listeners.upstreams,
+        binds: listeners.binds,
+    };
+    let grace = settings.shutdown.grace;
+    data.clone().spawn(async move {
+        let accept = tokio::spawn(accepting.run(store));
+        stop.notified().await;
+        drain_within(trigger, grace).await;
+        accept.abort();
+        done.send_replace(true);
+    });
+    Ok(proxy)
+}
+
+/// Drains, but not beyond the grace period.
+async fn drain_within(trigger: Trigger, grace: Duration) {
+    tracing::info!(open = trigger.guards(), grace = ?grace, "draining");
+    match tokio::time::timeout(grace, trigger.drain()).await {
+        Ok(()) => tracing::info!("drained"),
+        Err(_) => tracing::warn!("the grace period passed with connections open"),
+    }
+}
+
+/// Everything bound and not yet accepting.
+struct Listeners {
+    outbound: Vec<Listener>,
+    inbound: Listener,
+    forward_proxy: Option<Listener>,
+    upstreams: Vec<(Listener, Addr)>,
+    binds: Vec<(Listener, SocketAddr)>,
+    admin: tokio::net::TcpListener,
+}
+
+impl Listeners {
+    fn bind(settings: &Settings, data: &Handle) -> Result<Self, StartError> {
+        // Sockets belong to the runtime that accepts on them.
+        let bind = |addr, role: Role| {
+            let _entered = data.enter();
+            let direction = if role.hop() == Hop::Inbound { &settings.inbound } else { &settings.outbound };
+            let bounds = Bounds {
+                total: direction.max_connections,
+                per_source: direction.max_connections_per_source,
+                pause: settings.limits.accept_pause,
+            };
+            Listener::bind(addr, role, direction.accept, bounds)
+        };
+        let admin =
+            weft_net::socket::listen(settings.listeners.admin, &settings.inbound.accept).map_err(|e| {
+                std::io::Error::new(
+                    e.kind(),
+                    format!("cannot listen on {} (admin): {e}", settings.listeners.admin),
+                )
+            })?;
+        let upstream =
+            |u: &crate::settings::Upstream| Ok((bind(u.listen, Role::Upstream)?, Addr::Name(u.dst.clone())));
+        let bound = |b: &crate::settings::InboundBind| Ok((bind(b.listen, Role::Bind)?, b.app));
+        Ok(Self {
+            outbound: settings
+                .listeners
+                .outbound
+                .iter()
+                .map(|a| bind(*a, Role::Outbound))
+                .collect::<Result<_, _>>()?,
+            inbound: bind(settings.listeners.inbound, Role::Inbound)?,
+            forward_proxy: settings
+                .forward_proxy
+                .as_ref()
+                .map(|f| bind(f.listen, Role::ForwardProxy))
+                .transpose()?,
+            upstreams: settings.upstreams.iter().map(upstream).collect::<Result<_, std::io::Error>>()?,
+            binds: settings.inbound_binds.iter().map(bound).collect::<Result<_, std::io::Error>>()?,
+            admin,
+        })
+    }
+
+    /// Every address that traffic must not come back to.
+    fn addresses(&self) -> Result<OwnAddresses, StartError> {
+        let listeners = self.outbound.iter().chain([&self.inbound]).chain(&self.forward_proxy);
+        let explicit = self.upstreams.iter().map(|(l, _)| l).chain(self.binds.iter().map(|(l, _)| l));
+        let mut all = listeners.chain(explicit).map(Listener::local_addr).collect::<Result<Vec<_>, _>>()?;
+        all.push(self.admin.local_addr()?);
+        Ok(OwnAddresses(all.into()))
+    }
+}
+
+fn store(settings: &Settings) -> Result<Store, StartError> {
+    let anchors =
+        Anchors::from_pem(&settings.identity.anchors_pem).map_err(|e| StartError::Identity(e.to_string()))?;
+    let name =
+        LocalName { id: settings.identity.id.clone(), server_name: settings.identity.server_name.clone() };
+    Ok(Store::new(name, anchors))
+}
+
+/// Opens channels to one controller.
+type Opener = Box<dyn Fn() -> Channel + Send + Sync>;
+
+/// Prepares the channel to a controller. Each call of what it returns opens a new one.
+fn opener(
+    settings: &Settings,
+    (which, controller): (Which, &Controller),
+    store: &Store,
+    registry: &Registry,
+    control: &Handle,
+) -> Result<Opener, StartError> {
+    let wrong = |problem: String| StartError::Control(format!("{problem} ({})", controller.addr));
+    let mut link = ChannelSettings::new(controller.addr.clone()).map_err(|e| wrong(e.to_string()))?;
+    link.keep_alive = settings.control.channel.keep_alive;
+    link.buffer = settings.control.channel.queue_capacity;
+    link.dispatch_timeout = settings.control.channel.dispatch_timeout;
+    // The identity controller issues the first certificate, so it cannot ask for one.
+    let certificate = match which {
+        Which::Identity => ClientCertificate::IfAny,
+        _ => ClientCertificate::Required,
+    };
+    let security = match &controller.name {
+        None => Security::Plain,
+        Some(Id::Uri(uri)) => {
+            return Err(wrong(format!("a controller's name must be a DNS name, not {uri}")));
+        }
+        Some(id @ Id::Dns(name)) => {
+            let server = TlsTarget { id: id.clone(), server_name: name.clone() };
+            Security::Tls { store: store.clone(), server, certificate }
+        }
+    };
+    let bounds = TtlBounds { min: settings.control.dns_min_ttl, max: settings.control.dns_max_ttl };
+    let (resolver, metrics) = (Resolver::system(bounds), channel::Metrics::new(registry, which));
+    let control = control.clone();
+    Ok(Box::new(move || {
+        channel::open(&link, security.clone(), resolver.with_own_counts(), &metrics, &control).0
+    }))
+}
+
+fn renewal(
+    settings: &Settings,
+    store: &Store,
+    open: Opener,
+) -> Result<(Renewal, tokio::sync::watch::Receiver<weft_identity::renew::State>), StartError> {
+    let limits = RenewLimits {
+        min_refresh: settings.identity.min_refresh,
+        max_refresh: settings.identity.max_refresh,
+        ..RenewLimits::default()
+    };
+    let credential = match &settings.identity.source {
+        IdentitySource::JoinFile(path) => Credential::JoinFile(path.clone()),
+        IdentitySource::Files { token, .. } => Credential::TokenFile(token.clone()),
+    };
+    Renewal::new(store.clone(), Arc::new(Issuer::new(open)), credential, limits)
+        .map_err(|e| StartError::Identity(e.to_string()))
+}
+
+fn discover_settings(settings: &Settings) -> weft_discover::settings::Settings {
+    use weft_discover::settings::{InboundDefaults, PortSet, Settings as Discovery};
+    use weft_discover::stream::Limits;
+    let port_set =
+        |ports: &std::collections::BTreeSet<NonZeroU16>| ports.iter().copied().collect::<PortSet>();
+    let streams = settings.control.stream_limits(&settings.control.policy);
+    Discovery {
+        first_answer: settings.discovery.first_answer_timeout,
+        outbound_idle: settings.outbound.discovery_idle_timeout,
+        inbound_idle: settings.inbound.discovery_idle_timeout,
+        capacity: settings.limits.discovery_entries,
+        suffixes: settings.discovery.profile_suffixes.clone(),
+        networks: settings.discovery.profile_networks.clone(),
+        limits: Limits { initial: streams.initial, idle: streams.idle, lifetime: streams.lifetime },
+        backoff: settings.control.channel.backoff,
+        inbound: InboundDefaults {
+            policy: settings.inbound_policy.policy,
+            cluster_networks: settings.inbound_policy.cluster_networks.clone(),
+            detect_timeout: settings.inbound.detect_timeout,
+            ports: port_set(&settings.inbound_policy.ports),
+            opaque: port_set(&settings.inbound_policy.opaque_ports),
+        },
+    }
+}
+
+fn destinations(
+    settings: &Settings,
+    store: &Store,
+    registry: &Registry,
+    (own, discover): (&OwnAddresses, Discover),
+    data: &Handle,
+) -> Destinations {
+    // A loopback endpoint is a mistake only where traffic is captured; explicit listeners mean what they say.
+    let explicit = !settings.upstreams.is_empty()
+        || !settings.inbound_binds.is_empty()
+        || settings.forward_proxy.is_some();
+    let loopback = if explicit { Loopback::Allowed } else { Loopback::Refused };
+    let context = |direction: &Direction, base: Context| Context {
+        connector: Arc::new(Tcp(direction.connect)),
+        connect_timeout: direction.connect_timeout,
+        backoff: direction.connect_backoff,
+        pool: PoolLimits { max_idle: direction.pool_max_idle, idle_timeout: direction.pool_idle_timeout },
+        http2: direction.http2_client,
+        own_listeners: own.0.to_vec(),
+        local_ips: settings.inbound_policy.ips.iter().copied().collect::<Vec<IpAddr>>(),
+        ..base
+    };
+    let outbound = context(
+        &settings.outbound,
+        Context { identity: Some(store.clone()), loopback, ..Context::new(data.clone()) },
+    );
+    let inbound = context(
+        &settings.inbound,
+        Context { ready_when: ReadyWhen::Always, loopback: Loopback::Allowed, ..Context::new(data.clone()) },
+    );
+    let feed: Feed = {
+        let discover = discover.clone();
+        Arc::new(move |dst, backend| match discover.endpoints(dst) {
+            Ok(endpoints) => Box::new(endpoints.feed(Arc::new(backend))),
+            Err(error) => {
+                tracing::warn!(%dst, %error, "its endpoints are not followed");
+                Box::new(())
+            }
+        })
+    };
+    let none: Feed = Arc::new(|_, _| Box::new(()));
+    let compiler = |direction: &Direction, context, hop, feed| {
+        Compiler::new(
+            Arc::new(context),
+            Metrics::new(registry, hop),
+            direction.queue,
+            direction.detect_timeout,
+            feed,
+        )
+    };
+    let compilers = (
+        compiler(&settings.outbound, outbound, Hop::Outbound, feed),
+        compiler(&settings.inbound, inbound, Hop::Inbound, none),
+    );
+    let limits = (discover.settings().outbound_cache(), discover.settings().inbound_cache());
+    Destinations::new(discover, compilers, limits, data)
+}
+
+/// Everything that accepts traffic.
+struct Accepting {
+    shared: Arc<Shared>,
+    destinations: Destinations,
+    metrics: AcceptMetrics,
+    own: OwnAddresses,
+    outbound: Vec<Listener>,
+    inbound: Listener,
+    forward_proxy: Option<Listener>,
+    upstreams: Vec<(Listener, Addr)>,
+    binds: Vec<(Listener, SocketAddr)>,
+}
+
+impl Accepting {
+    /// Waits for the first certificate, then accepts on every listener until the proxy drains.
+    async fn run(self, store: Store) {
+        let mut waiting = tokio::time::interval(Duration::from_secs(15));
+        waiting.tick().await;
+        loop {
+            tokio::select! {
+                () = store.wait_ready() => break,
+                _ = waiting.tick() => tracing::warn!("waiting for a certificate; no traffic is accepted yet"),
+            }
+        }
+        let ports = Arc::new(Ports::new(&self));
+        for listener in self.outbound {
+            let (shared, destinations, own) =
+                (self.shared.clone(), self.destinations.clone(), self.own.clone());
+            tokio::spawn(listener.run(self.shared.clone(), self.metrics.clone(), move |accepted| {
+                captured(shared.clone(), destinations.clone(), own.clone(), accepted)
+            }));
+        }
+        for (listener, dst) in self.upstreams {
+            let (shared, destinations) = (self.shared.clone(), self.destinations.clone());
+            tokio::spawn(listener.run(self.shared.clone(), self.metrics.clone(), move |accepted| {
+                outbound(shared.clone(), destinations.outbound(&dst).ok(), accepted)
+            }));
+        }
+        if let Some(listener) = self.forward_proxy {
+            let (shared, destinations, own) =
+                (self.shared.clone(), self.destinations.clone(), self.own.clone());
+            let limit = shared.settings.limits.destinations_per_connection;
+            tokio::spawn(listener.run(self.shared.clone(), self.metrics.clone(), move |accepted| {
+                let aim = Aim::Each(Each::new(destinations.clone(), own.clone(), limit));
+                serve::forward_proxy(shared.clone(), accepted.into(), aim)
+            }));
+        }
+        for (listener, app) in self.binds {
+            let port = listener.local_addr().map(|a| a.port()).unwrap_or_default();
+            let (shared, ports) = (self.shared.clone(), ports.clone());
+            tokio::spawn(listener.run(self.shared.clone(), self.metrics.clone(), move |accepted| {
+                inbound(shared.clone(), ports.held(port, app), accepted)
+            }));
+        }
+        let shared = self.shared.clone();
+        let accept = self.inbound.run(self.shared, self.metrics, move |accepted| {
+            meant_for(shared.clone(), ports.clone(), accepted)
+        });
+        accept.await;
+    }
+}
+
+/// The workload's ports: which application answers on each.
+struct Ports {
+    destinations: Destinations,
+    inbound_port: u16,
+    binds: Vec<(u16, SocketAddr)>,
+    permanent: std::collections::BTreeSet<NonZeroU16>,
+    ips: std::collections::BTreeSet<IpAddr>,
+}
+
+impl Ports {
+    fn new(accepting: &Accepting) -> Self {
+        let port = |listener: &Listener| listener.local_addr().map(|a| a.port()).unwrap_or_default();
+        Self {
+            destinations: accepting.destinations.clone(),
+            inbound_port: port(&accepting.inbound),
+            binds: accepting.binds.iter().map(|(listener, app)| (port(listener), *app)).collect(),
+            permanent: accepting.shared.settings.inbound_policy.ports.clone(),
+            ips: accepting.shared.settings.inbound_policy.ips.clone(),
+        }
+    }
+
+    fn held(&self, port: u16, app: SocketAddr) -> Option<Held> {
+        let bound = self.binds.iter().any(|(p, _)| *p == port);
+        let keep = if bound || NonZeroU16::new(port).is_some_and(|p| self.permanent.contains(&p)) {
+            Keep::Forever
+        } else {
+            Keep::WhileUsed
+        };
+        self.destinations.inbound(&Port { port, app }, keep).ok()
+    }
+
+    /// The application behind a port that a meshed peer named: an explicit bind's, else the same port on the
+    /// address that the peer connected to. `None`: the proxy itself.
+    fn named(&self, port: u16, local: IpAddr) -> Option<Held> {
+        if port == self.inbound_port {
+            return None;
+        }
+        let bound = self.binds.iter().find(|(p, _)| *p == port).map(|(_, app)| *app);
+        self.held(port, bound.unwrap_or(SocketAddr::new(local, port)))
+    }
+}
+
+/// A redirected connection of the application.
+async fn captured(shared: Arc<Shared>, destinations: Destinations, own: OwnAddresses, accepted: Accepted) {
+    let refuse = |code, detail: String| {
+        let reason = Reason::new(code, Hop::Outbound, Phase::Accept).detail(detail);
+        shared.reports.connection(&reason, accepted.client);
+    };
+    let meant = match original_dst(&accepted.tcp) {
+        Ok(meant) => meant,
+        Err(error) => {
+            return refuse(Code::BadRequest, format!("the connection was not redirected here: {error}"));
+        }
+    };
+    if own.0.iter().any(|own| own.port() == meant.port() && own.ip() == meant.ip()) {
+        return refuse(Code::LoopDetected, format!("it was meant for {meant}, the proxy itself"));
+    }
+    outbound(shared.clone(), destinations.outbound(&Addr::Socket(meant)).ok(), accepted).await;
+}
+
+async fn outbound(shared: Arc<Shared>, held: Option<Held>, accepted: Accepted) {
+    match held {
+        Some(held) => serve::outbound(shared, accepted.into(), held).await,
+        None => full(&shared, Hop::Outbound, accepted.client),
+    }
+}
+
+async fn inbound(shared: Arc<Shared>, held: Option<Held>, accepted: Accepted) {
+    match held {
+        Some(held) => serve::inbound(shared, accepted.into(), held).await,
+        None => full(&shared, Hop::Inbound, accepted.client),
+    }
+}
+
+fn full(shared: &Shared, hop: Hop, client: SocketAddr) {
+    let reason = Reason::new(Code::Overloaded, hop, Phase::Discovery);
+    shared.reports.connection(&reason.detail("all discovery entries are in use"), client);
+}
+
+/// A connection to the inbound listener: redirected from a port of the workload, or made to the listener
+/// itself by a meshed peer.
+async fn meant_for(shared: Arc<Shared>, ports: Arc<Ports>, accepted: Accepted) {
+    let local = match local_addr(&accepted.tcp) {
+        Ok(local) => local,
+        Err(_) => return,
+    };
+    let meant = original_dst(&accepted.tcp).unwrap_or(local);
+    if !ports.ips.is_empty() && !ports.ips.contains(&meant.ip().to_canonical()) {
+        let reason = Reason::new(Code::ForbiddenTarget, Hop::Inbound, Phase::Accept);
+        return shared
+            .reports
+            .connection(&reason.detail(format!("{} is not ours", meant.ip())), accepted.client);
+    }
+    if meant.port() == ports.inbound_port {
+        let client = accepted.client;
+        let incoming = serve::Incoming { stream: Stream::tcp(accepted.tcp), client };
+        return serve::direct(shared, incoming, |port| ports.named(port, local.ip())).await;
+    }
+    let held = ports.held(meant.port(), meant);
+    inbound(shared, held, accepted).await;
+}
+
+fn local_addr(tcp: &TcpStream) -> std::io::Result<SocketAddr> {
+    let addr = tcp.local_addr()?;
+    Ok(SocketAddr::new(addr.ip().to_canonical(), addr.port()))
+}

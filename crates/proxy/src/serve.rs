@@ -1,0 +1,414 @@
+//! One accepted connection: where it leads, who is at its other end, what it speaks, and then hyper's loop
+//! calling `forward`, or `opaque`.
+//!
+//! `listen` comes here for each connection, with the address it was meant for. Nothing here looks at a
+//! request. Every wait is bounded by a timeout of the settings.
+
+use crate::authz::LastAllowed;
+use crate::detect::{self, Detected};
+use crate::forward::forward;
+use crate::opaque;
+use crate::settings::Direction;
+use crate::target::Aim;
+use crate::via::{Closing, Shared, Via};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use weft_discover::destination::{Held, NoPlan};
+use weft_discover::plan::Protocol;
+use weft_identity::store::{Accept, Accepted};
+use weft_model::destination::Windows;
+use weft_model::identity::{NoTls, Peer};
+use weft_model::reason::{Code, Hop, Phase, Reason};
+use weft_net::guard::GuardedStream;
+use weft_net::prefixed::{self, Bounds, Outcome};
+use weft_net::stream::Stream;
+use weft_wire::header::{self, Header, Progress, Session};
+
+/// A connection that was accepted.
+pub(crate) struct Incoming {
+    pub(crate) stream: Stream,
+    pub(crate) client: SocketAddr,
+}
+
+/// HTTP versions that hyper serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Http {
+    One,
+    Two,
+}
+
+/// A connection of the application, meant for `held`.
+pub(crate) async fn outbound(shared: Arc<Shared>, incoming: Incoming, held: Held) {
+    let Incoming { stream, client } = incoming;
+    let reports = shared.clone();
+    let via = |aim| Via::new(shared.clone(), Hop::Outbound, client, Peer::Plain(NoTls::Loopback), aim);
+    let detect_timeout = shared.settings.outbound.detect_timeout;
+    let protocol = protocol(&shared, &held, detect_timeout).await;
+    let outcome = match protocol {
+        Protocol::Http1 => return http(via(Aim::One(held)), stream, Http::One).await,
+        Protocol::Http2 => return http(via(Aim::One(held)), stream, Http::Two).await,
+        Protocol::Opaque => {
+            return opaque::relay(via(Aim::One(held.clone())).into(), held, stream, None).await;
+        }
+        Protocol::Detect(limit) | Protocol::Tls(limit) => look(stream, limit).await,
+    };
+    match outcome {
+        Ok((Look::Http(version), stream)) if !matches!(protocol, Protocol::Tls(_)) => {
+            http(via(Aim::One(held)), stream, version).await;
+        }
+        Ok((look, stream)) => {
+            let sni = look.sni();
+            opaque::relay(via(Aim::One(held.clone())).into(), held, stream, sni).await;
+        }
+        Err(error) => closed_early(&reports, Hop::Outbound, client, &error),
+    }
+}
+
+/// A client of the forward proxy: each request names where it leads, CONNECT opens a tunnel there.
+pub(crate) async fn forward_proxy(shared: Arc<Shared>, incoming: Incoming, aim: Aim) {
+    let Incoming { stream, client } = incoming;
+    let via = Via::new(shared, Hop::Outbound, client, Peer::Plain(NoTls::Loopback), aim);
+    http(via, stream, Http::One).await;
+}
+
+/// A connection to a port of the workload, meant for `held`.
+pub(crate) async fn inbound(shared: Arc<Shared>, incoming: Incoming, held: Held) {
+    let Incoming { stream, client } = incoming;
+    let settings = shared.settings.clone();
+    let reports = shared.clone();
+    let via = |peer, aim| Via::new(shared.clone(), Hop::Inbound, client, peer, aim);
+    let protocol = protocol(&shared, &held, settings.inbound.detect_timeout).await;
+    if protocol == Protocol::Opaque {
+        let via = via(Peer::Plain(NoTls::PortSkipped), Aim::One(held.clone()));
+        return opaque::relay(via.into(), held, stream, None).await;
+    }
+    let (found, stream) = match look(stream, settings.inbound.detect_timeout).await {
+        Ok((Look::Silent, _)) => {
+            let reason = Reason::new(Code::DetectTimeout, Hop::Inbound, Phase::Accept);
+            return reports.reports.connection(&reason, client);
+        }
+        Ok(found) => found,
+        Err(error) => return closed_early(&reports, Hop::Inbound, client, &error),
+    };
+    match found {
+        Look::Tls(sni) if is_own_name(&reports, sni.as_deref()) => {
+            let accept = Accept { alpn: &[], timeout: settings.inbound.detect_timeout };
+            let accepted = match reports.store.accept(stream, accept).await {
+                Ok(accepted) => accepted,
+                Err(error) => return refused_handshake(&reports, client, &error),
+            };
+            let via = via(Peer::Tls(accepted.client), Aim::One(held.clone()));
+            decrypted(via, held, accepted.stream, protocol).await;
+        }
+        Look::Tls(sni) => {
+            let name = sni.as_deref().and_then(|s| s.parse().ok());
+            let via = via(Peer::Passthrough(name), Aim::One(held.clone()));
+            opaque::relay(via.into(), held, stream, sni).await;
+        }
+        found => {
+            let via = via(Peer::Plain(NoTls::NotFromRemote), Aim::One(held.clone()));
+            spoken(via, held, stream, (protocol, found)).await;
+        }
+    }
+}
+
+/// What a terminated connection turned out to speak inside.
+async fn decrypted(via: Via, held: Held, stream: Stream, protocol: Protocol) {
+    // A meshed peer may speak HTTP/2 even to a port declared HTTP/1, so what is inside is looked at.
+    let limit = match protocol {
+        Protocol::Detect(limit) => limit,
+        _ => via.shared.settings.inbound.detect_timeout,
+    };
+    if protocol == Protocol::Http2 {
+        return http(via, stream, Http::Two).await;
+    }
+    match look(stream, limit).await {
+        Ok((found, stream)) => spoken(via, held, stream, (protocol, found)).await,
+        Err(error) => closed_early(&via.shared, Hop::Inbound, via.client, &error),
+    }
+}
+
+/// Serves what was found under what the policy says.
+async fn spoken(via: Via, held: Held, stream: Stream, (protocol, found): (Protocol, Look)) {
+    match (protocol, found) {
+        (Protocol::Http2, _) => http(via, stream, Http::Two).await,
+        (Protocol::Tls(_), found) => opaque::relay(via.into(), held, stream, found.sni()).await,
+        (_, Look::Http(version)) => http(via, stream, version).await,
+        (Protocol::Http1, Look::Silent) => http(via, stream, Http::One).await,
+        (_, found) => opaque::relay(via.into(), held, stream, found.sni()).await,
+    }
+}
+
+/// A connection to the inbound port itself: only meshed proxies, and only with a transport header that says
+/// which port they mean (§4.2). `port` finds that port's destination.
+pub(crate) async fn direct(shared: Arc<Shared>, incoming: Incoming, port: impl FnOnce(u16) -> Option<Held>) {
+    let client = incoming.client;
+    match transport_header(&shared, incoming).await {
+        Ok((header, peer, stream)) => {
+            let Some(held) = port(header.port.get()) else {
+                let reason = Reason::new(Code::LoopDetected, Hop::Inbound, Phase::Accept);
+                return shared.reports.connection(&reason.detail(format!("port {}", header.port)), client);
+            };
+            let via = Via::new(shared, Hop::Inbound, client, peer, Aim::One(held.clone()));
+            match header.session {
+                Some(Session::Http1) => http(via, stream, Http::One).await,
+                Some(Session::Http2) => http(via, stream, Http::Two).await,
+                None => opaque::relay(via.into(), held, stream, None).await,
+            }
+        }
+        Err(reason) => shared.reports.connection(&reason, client),
+    }
+}
+
+async fn transport_header(shared: &Shared, incoming: Incoming) -> Result<(Header, Peer, Stream), Reason> {
+    let refuse =
+        |detail: &str| Reason::new(Code::TransportHeader, Hop::Inbound, Phase::Accept).detail(detail);
+    let limit = shared.settings.inbound.detect_timeout;
+    let (found, stream) = look(incoming.stream, limit).await.map_err(|e| refuse(&e.to_string()))?;
+    match &found {
+        Look::Tls(sni) if is_own_name(shared, sni.as_deref()) => {}
+        Look::Silent => return Err(Reason::new(Code::DetectTimeout, Hop::Inbound, Phase::Accept)),
+        _ => return Err(refuse("not mesh TLS for this proxy")),
+    }
+    const ALPN: &[&[u8]] = &[header::ALPN];
+    let accepted = shared.store.accept(stream, Accept { alpn: ALPN, timeout: limit }).await;
+    let Accepted { stream, client, alpn, .. } =
+        accepted.map_err(|e| Reason::new(e.code(), Hop::Inbound, Phase::Accept).detail(e.to_string()))?;
+    let id = client.ok_or_else(|| refuse("no client certificate"))?;
+    if alpn.as_deref() != Some(header::ALPN) {
+        return Err(refuse("the transport protocol was not negotiated"));
+    }
+    let bounds = Bounds { bytes: header::MAX_MESSAGE + 64, time: limit };
+    let decide = |bytes: &[u8]| match Header::decode(bytes) {
+        Ok(Progress::NeedMore(_)) => None,
+        Ok(Progress::Done { header, consumed }) => Some(Ok((header, consumed))),
+        Err(error) => Some(Err(error.to_string())),
+    };
+    let (outcome, mut stream) =
+        prefixed::read(stream, bounds, decide).await.map_err(|e| refuse(&e.to_string()))?;
+    let Outcome::Decided(decided) = outcome else { return Err(refuse("no transport header")) };
+    let (header, consumed) = decided.map_err(|e| refuse(&e))?;
+    if header.name.is_some() {
+        return Err(refuse("this proxy is not a gateway"));
+    }
+    let mut skipped = vec![0; consumed];
+    stream.read_exact(&mut skipped).await.map_err(|e| refuse(&e.to_string()))?;
+    Ok((header, Peer::Tls(Some(id)), stream))
+}
+
+/// What the first bytes turned out to be.
+#[derive(Debug)]
+enum Look {
+    Http(Http),
+    Tls(Option<String>),
+    Bytes,
+    /// Nothing came in time.
+    Silent,
+}
+
+impl Look {
+    fn sni(self) -> Option<String> {
+        match self {
+            Look::Tls(sni) => sni,
+            _ => None,
+        }
+    }
+}
+
+/// Looks at the first bytes until they tell the protocol.
+async fn look(stream: Stream, limit: Duration) -> std::io::Result<(Look, Stream)> {
+    let bounds = Bounds { bytes: detect::LIMIT, time: limit };
+    let decide = |bytes: &[u8]| Some(detect::detect(bytes)).filter(|d| *d != Detected::NeedMore);
+    let (outcome, stream) = prefixed::read(stream, bounds, decide).await?;
+    let found = match outcome {
+        Outcome::Decided(Detected::Http1) => Look::Http(Http::One),
+        Outcome::Decided(Detected::Http2) => Look::Http(Http::Two),
+        Outcome::Decided(Detected::Tls(hello)) => Look::Tls(hello.sni),
+        Outcome::TimedOut if stream.prefix().is_empty() => Look::Silent,
+        Outcome::Ended if stream.prefix().is_empty() => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+        Outcome::Decided(_) | Outcome::Ended | Outcome::Full | Outcome::TimedOut => Look::Bytes,
+    };
+    Ok((found, stream))
+}
+
+/// The protocol of the plan, awaited as long as a first answer may take; without one the first bytes decide
+/// and `forward` refuses with the reason.
+async fn protocol(shared: &Shared, held: &Held, detect_timeout: Duration) -> Protocol {
+    if let Some(plan) = held.plan_now() {
+        return plan.protocol;
+    }
+    match held.plan(shared.settings.discovery.first_answer_timeout).await {
+        Ok(plan) => plan.protocol,
+        Err(NoPlan::TimedOut { .. } | NoPlan::Refused { .. }) => Protocol::Detect(detect_timeout),
+    }
+}
+
+fn is_own_name(shared: &Shared, sni: Option<&str>) -> bool {
+    sni.is_some_and(|sni| sni.eq_ignore_ascii_case(shared.store.local_name().server_name.as_str()))
+}
+
+fn closed_early(shared: &Shared, hop: Hop, client: SocketAddr, error: &std::io::Error) {
+    // A client that connects and leaves, as health checks do, is nobody's failure.
+    if error.kind() != std::io::ErrorKind::UnexpectedEof {
+        let reason = Reason::new(Code::ClientGone, hop, Phase::Accept).detail(error.to_string());
+        shared.reports.connection(&reason, client);
+    }
+}
+
+fn refused_handshake(shared: &Shared, client: SocketAddr, error: &weft_identity::store::TlsError) {
+    let reason = Reason::new(error.code(), Hop::Inbound, Phase::Accept).detail(error.to_string());
+    shared.reports.connection(&reason, client);
+}
+
+/// Lets hyper read requests until the connection ends, is asked to close, or the proxy drains.
+async fn http(mut via: Via, stream: Stream, version: Http) {
+    let direction = via.direction();
+    match version {
+        Http::One => {
+            let (http1, guard) = (
+                &direction.http1_server,
+                weft_net::head::Limits {
+                    head: direction.http1_server.max_header_bytes,
+                    headers: direction.http1_server.max_headers,
+                },
+            );
+            let (stream, handle) = GuardedStream::new(stream, guard);
+            via.guard = Some(handle.clone());
+            let mut builder = http1::Builder::new();
+            builder
+                .timer(TokioTimer::new())
+                .header_read_timeout(http1.header_read_timeout)
+                .half_close(true)
+                .auto_date_header(false)
+                .max_buf_size(http1.max_header_bytes + 16 * 1024)
+                .max_headers(http1.max_headers);
+            let via = Arc::new(via);
+            let service = service_fn({
+                let via = via.clone();
+                move |request| forward(via.clone(), request)
+            });
+            let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+            let ended = until_closed(&via, connection, |c| c.graceful_shutdown()).await;
+            http1_ended(&via, ended, handle.offence());
+        }
+        Http::Two => {
+            let via = Arc::new(via);
+            let service = service_fn({
+                let via = via.clone();
+                move |request| forward(via.clone(), request)
+            });
+            let builder = http2_builder(&via.direction());
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            let ended = until_closed(&via, connection, |c| c.graceful_shutdown()).await;
+            http2_ended(&via, ended);
+        }
+    }
+}
+
+/// Runs a connection; when it is asked to close, or the proxy drains, it finishes what is under way.
+async fn until_closed<C: Future>(
+    via: &Via,
+    connection: C,
+    wind_down: fn(std::pin::Pin<&mut C>),
+) -> C::Output {
+    let _guard = via.shared.drain.guard();
+    let mut connection = std::pin::pin!(connection);
+    let asked = async {
+        tokio::select! {
+            () = via.shared.drain.signaled() => {}
+            () = via.closing.asked() => {}
+        }
+    };
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => return ended,
+        () = asked => {}
+    }
+    wind_down(connection.as_mut());
+    connection.await
+}
+
+fn http2_builder(direction: &Direction) -> http2::Builder<TokioExecutor> {
+    let http2 = &direction.http2_server;
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .max_concurrent_streams(http2.max_concurrent_streams)
+        .max_header_list_size(http2.max_header_list_size)
+        .max_pending_accept_reset_streams(http2.max_pending_accept_reset_streams)
+        .max_local_error_reset_streams(http2.max_local_error_reset_streams)
+        .max_send_buf_size(http2.max_send_buf_size)
+        .enable_connect_protocol();
+    match http2.windows {
+        Windows::Adaptive => builder.adaptive_window(true),
+        Windows::Fixed { stream, connection } => {
+            builder.initial_stream_window_size(stream).initial_connection_window_size(connection)
+        }
+    };
+    if let Some(size) = http2.max_frame_size {
+        builder.max_frame_size(size);
+    }
+    if let Some(keep_alive) = http2.keep_alive {
+        builder.keep_alive_interval(keep_alive.interval).keep_alive_timeout(keep_alive.timeout);
+    }
+    builder
+}
+
+/// Counts what hyper refused by itself on an HTTP/1 connection.
+fn http1_ended(via: &Via, ended: hyper::Result<()>, offence: Option<weft_net::head::Offence>) {
+    if let Some(offence) = offence {
+        let reason = via.reason(offence.code(), Phase::Head).detail(offence.as_str());
+        return via.shared.reports.connection(&reason, via.client);
+    }
+    let Err(error) = ended else { return };
+    let code = match () {
+        () if error.is_timeout() => Code::HeaderReadTimeout,
+        () if error.is_parse_too_large() => Code::HeadersTooLarge,
+        () if error.is_parse() => Code::BadRequest,
+        () => {
+            return tracing::debug!(%error, client = %via.client, "an HTTP/1 connection ended with an error");
+        }
+    };
+    via.shared.reports.connection(&via.reason(code, Phase::Head).detail(error.to_string()), via.client);
+}
+
+/// Counts what h2 refused by itself on an HTTP/2 connection.
+fn http2_ended(via: &Via, ended: hyper::Result<()>) {
+    let Err(error) = ended else { return };
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(cause) = next {
+        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
+            let ours = h2.is_library() || (h2.is_go_away() && !h2.is_remote());
+            let code = match h2.reason() {
+                Some(h2::Reason::ENHANCE_YOUR_CALM) if ours => Code::Http2Flood,
+                Some(_) if ours => Code::BadRequest,
+                _ => break,
+            };
+            let reason = via.reason(code, Phase::Head).detail(h2.to_string());
+            return via.shared.reports.connection(&reason, via.client);
+        }
+        next = cause.source();
+    }
+    tracing::debug!(%error, client = %via.client, "an HTTP/2 connection ended with an error");
+}
+
+impl Via {
+    fn new(shared: Arc<Shared>, hop: Hop, client: SocketAddr, peer: Peer, aim: Aim) -> Self {
+        let (closing, allowed) = (Closing::default(), LastAllowed::default());
+        Self { shared, hop, client, peer, aim, guard: None, closing, allowed }
+    }
+
+    fn direction(&self) -> Direction {
+        match self.hop {
+            Hop::Inbound => self.shared.settings.inbound.clone(),
+            Hop::Outbound => self.shared.settings.outbound.clone(),
+        }
+    }
+}

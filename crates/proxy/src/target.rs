@@ -1,0 +1,153 @@
+//! Where a connection leads: to one destination, or, on the forward-proxy listener, to whatever each
+//! request names.
+
+use crate::headers;
+use crate::reply::Refusal;
+use crate::via::Via;
+use http::Request;
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::sync::{Arc, Mutex, PoisonError};
+use weft_discover::destination::{Destinations, Held, NoPlan};
+use weft_discover::plan::Plan;
+use weft_model::address::Addr;
+use weft_model::reason::{Code, Phase};
+use weft_net::body::Body;
+
+/// Port of an `http` authority that names none.
+const HTTP_PORT: NonZeroU16 = NonZeroU16::new(80).unwrap();
+
+/// Where a connection leads.
+pub(crate) enum Aim {
+    /// To this destination or port.
+    One(Held),
+    /// To what each request names.
+    Each(Each),
+}
+
+/// The destinations that one client connection of the forward proxy uses, so that they stay in the cache
+/// while it lives.
+pub(crate) struct Each {
+    destinations: Destinations,
+    own: OwnAddresses,
+    held: Mutex<Vec<(Addr, Held)>>,
+    limit: usize,
+}
+
+/// Addresses that the forward proxy must not lead to.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnAddresses(pub(crate) Arc<[SocketAddr]>);
+
+impl OwnAddresses {
+    /// Whether leading there would come back to this proxy, or reach what only the host itself may:
+    /// link-local addresses, among them the cloud's metadata services.
+    pub(crate) fn forbid(&self, addr: &Addr) -> bool {
+        let Addr::Socket(socket) = addr else { return false };
+        let ip = socket.ip().to_canonical();
+        let own = |a: &SocketAddr| {
+            let same_host = a.ip().to_canonical() == ip || (a.ip().is_unspecified() && ip.is_loopback());
+            a.port() == socket.port() && same_host
+        };
+        let link_local = match ip {
+            std::net::IpAddr::V4(ip) => ip.is_link_local() || ip.is_unspecified() || ip.is_broadcast(),
+            std::net::IpAddr::V6(ip) => {
+                ip.is_unicast_link_local() || ip.is_unspecified() || ip.segments()[..2] == [0xfd00, 0x0ec2]
+            }
+        };
+        link_local || self.0.iter().any(own)
+    }
+}
+
+impl Each {
+    /// Leads to what requests name, holding at most `limit` destinations at a time.
+    pub(crate) fn new(destinations: Destinations, own: OwnAddresses, limit: usize) -> Self {
+        Self { destinations, own, held: Mutex::default(), limit }
+    }
+
+    /// The destination of an address that a client named.
+    pub(crate) fn destination(&self, via: &Via, addr: Addr) -> Result<Held, Refusal> {
+        if self.own.forbid(&addr) {
+            let reason = via.reason(Code::ForbiddenTarget, Phase::Discovery);
+            return Err(reason.detail(format!("{addr} may not be reached through the forward proxy")).into());
+        }
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, found)) = held.iter().find(|(known, _)| *known == addr) {
+            return Ok(found.clone());
+        }
+        let found = self
+            .destinations
+            .outbound(&addr)
+            .map_err(|full| via.reason(Code::Overloaded, Phase::Discovery).detail(full.to_string()))?;
+        if held.len() >= self.limit {
+            held.remove(0);
+        }
+        held.push((addr, found.clone()));
+        Ok(found)
+    }
+}
+
+impl Aim {
+    /// The destination of a request.
+    pub(crate) fn held(&self, via: &Via, request: &Request<Body>) -> Result<Cow<'_, Held>, Refusal> {
+        let each = match self {
+            Aim::One(held) => return Ok(Cow::Borrowed(held)),
+            Aim::Each(each) => each,
+        };
+        let bad = |detail: String| via.reason(Code::BadRequest, Phase::Head).detail(detail);
+        let authority = headers::authority(request.uri(), request.headers());
+        let authority = authority.ok_or_else(|| bad("the request names no host".into()))?;
+        let addr = Addr::from_authority(authority, HTTP_PORT).map_err(|e| bad(e.to_string()))?;
+        each.destination(via, addr).map(Cow::Owned)
+    }
+
+    /// The socket address, where the connection leads to one.
+    pub(crate) fn addr(&self) -> Option<SocketAddr> {
+        match self {
+            Aim::One(held) => match held.addr() {
+                Addr::Socket(socket) => Some(*socket),
+                Addr::Name(_) => None,
+            },
+            Aim::Each(_) => None,
+        }
+    }
+}
+
+/// Waits for the first answer about a destination, as long as the setting allows.
+pub(crate) async fn awaited(via: &Via, held: &Held) -> Result<Arc<Plan>, Refusal> {
+    let limit = via.shared.settings.discovery.first_answer_timeout;
+    held.plan(limit).await.map_err(|none| match none {
+        NoPlan::TimedOut { last_error } => {
+            let reason = via.reason(Code::DiscoveryTimeout, Phase::Discovery);
+            let why = last_error.map(|e| format!("; the last error was: {e}")).unwrap_or_default();
+            reason.detail(format!("no answer about {} for {} ms{why}", held.addr(), limit.as_millis())).into()
+        }
+        NoPlan::Refused { message } => {
+            via.reason(Code::DiscoveryRefused, Phase::Discovery).detail(message).into()
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_forward_proxy_leads_neither_to_itself_nor_to_metadata() {
+        let own = OwnAddresses(["127.0.0.1:4140", "0.0.0.0:4143"].map(|a| a.parse().unwrap()).into());
+        for (addr, forbidden) in [
+            ("127.0.0.1:4140", true),
+            ("127.0.0.1:4143", true),
+            ("127.0.0.1:8080", false),
+            ("169.254.169.254:80", true),
+            ("[fe80::1]:80", true),
+            ("[::ffff:169.254.169.254]:80", true),
+            ("[fd00:ec2::254]:80", true),
+            ("0.0.0.0:80", true),
+            ("10.0.0.1:80", false),
+            ("web.default:80", false),
+        ] {
+            assert_eq!(own.forbid(&addr.parse().unwrap()), forbidden, "{addr}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What all requests of one connection have in common: where it came from, who is at its other end, where
+//! it leads, and what the whole proxy shares.
+//!
+//! `serve` makes one `Via` a connection; `forward` reads it for each request.
+
+use crate::admit::Admission;
+use crate::authz::{Authz, LastAllowed};
+use crate::reply::Openness;
+use crate::report::{Reports, Subject};
+use crate::settings::{InformationalHeaders, Settings};
+use crate::target::Aim;
+use http::{Request, StatusCode};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Notify;
+use weft_identity::store::Store;
+use weft_model::identity::Peer;
+use weft_model::reason::{Code, Hop, Phase, Reason};
+use weft_net::drain::Drain;
+use weft_net::guard::Handle;
+use weft_route::retry::Budget;
+
+/// What every connection of the proxy shares.
+pub(crate) struct Shared {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) store: Store,
+    pub(crate) reports: Reports,
+    pub(crate) authz: Authz,
+    /// Pays for sending requests again that were certainly not processed.
+    pub(crate) unprocessed: Budget,
+    pub(crate) inbound: Admission,
+    pub(crate) outbound: Admission,
+    pub(crate) drain: Drain,
+}
+
+/// One connection.
+pub(crate) struct Via {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) hop: Hop,
+    pub(crate) client: SocketAddr,
+    pub(crate) peer: Peer,
+    pub(crate) aim: Aim,
+    /// The guard over an HTTP/1 connection's reads, told how upgrades were answered.
+    pub(crate) guard: Option<Handle>,
+    pub(crate) closing: Closing,
+    pub(crate) allowed: LastAllowed,
+}
+
+/// Asks a connection to close after the responses under way.
+#[derive(Default)]
+pub(crate) struct Closing {
+    asked: AtomicBool,
+    notify: Notify,
+}
+
+impl Closing {
+    /// Resolves when the connection should close.
+    pub(crate) async fn asked(&self) {
+        let notified = self.notify.notified();
+        if !self.asked.load(Ordering::Acquire) {
+            notified.await;
+        }
+    }
+}
+
+impl Via {
+    /// The bound on requests in flight in this direction.
+    pub(crate) fn admission(&self) -> &Admission {
+        match self.hop {
+            Hop::Inbound => &self.shared.inbound,
+            Hop::Outbound => &self.shared.outbound,
+        }
+    }
+
+    /// What synthesized answers may tell this client.
+    pub(crate) fn openness(&self) -> Openness {
+        match self.hop {
+            Hop::Outbound
+                if self.shared.settings.informational_headers == InformationalHeaders::Suppressed =>
+            {
+                Openness::Silent
+            }
+            // Whoever can reach the outbound listener is the proxy's own application.
+            Hop::Outbound => Openness::Evidence,
+            Hop::Inbound if self.peer.id().is_some() => Openness::Evidence,
+            Hop::Inbound => Openness::CodeOnly,
+        }
+    }
+
+    /// A reason of this hop.
+    pub(crate) fn reason(&self, code: Code, phase: Phase) -> Reason {
+        Reason::new(code, self.hop, phase)
+    }
+
+    /// The client, for people.
+    pub(crate) fn who(&self) -> String {
+        match &self.peer {
+            Peer::Tls(Some(id)) => id.to_string(),
+            Peer::Tls(None) => "without a certificate".into(),
+            Peer::Passthrough(_) | Peer::Plain(_) => "without mesh TLS".into(),
+        }
+    }
+
+    /// What a log line about a request says of it. Cheap: it shares the request's own bytes.
+    pub(crate) fn subject<B>(&self, request: &Request<B>) -> Subject {
+        Subject {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            host: request.headers().get(http::header::HOST).cloned(),
+        }
+    }
+
+    /// Counts and logs why a request was refused.
+    pub(crate) fn report(&self, reason: &Reason, subject: &Subject) {
+        self.shared.reports.request(reason, subject, self);
+    }
+
+    /// Closes the client's connection once the responses under way are done.
+    pub(crate) fn close_after_this(&self) {
+        self.closing.asked.store(true, Ordering::Release);
+        self.closing.notify.notify_one();
+    }
+
+    /// Tells the guard how a request was answered.
+    pub(crate) fn answered(&self, status: StatusCode) {
+        if let Some(guard) = &self.guard {
+            guard.answered(status);
+        }
+    }
+}
