@@ -247,3 +247,84 @@ impl Observe for Answer {
         self.calls.ended(Some(self.status), grpc, class);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+    use tower_test::mock;
+
+    /// How a call ends.
+    enum End {
+        Trailers(&'static str),
+        Header(&'static str),
+        DroppedWithMore,
+        Broken,
+        Unanswered,
+    }
+
+    async fn check(end: End, status: u16, expected: &str) {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry, Controller::Policy);
+        let calls = metrics.calls(&"policy.mesh:8090".parse().unwrap(), &Security::Plain);
+        let (service, mut handle) = mock::pair::<http::Request<Body>, http::Response<Body>>();
+        let count = Count::new(service, calls);
+        let answering = tokio::spawn(count.oneshot(http::Request::new(Body::empty())));
+        let (_, reply) = handle.next_request().await.unwrap();
+        let mut response = http::Response::builder().status(status);
+        let one = || http_body_util::Full::new(bytes::Bytes::from_static(b"x"));
+        let body = match end {
+            End::Trailers(code) => {
+                let trailers = [(http::HeaderName::from_static("grpc-status"), code.parse().unwrap())];
+                let trailers = HeaderMap::from_iter(trailers);
+                Body::new(one().with_trailers(async { Some(Ok(trailers)) }))
+            }
+            End::Header(code) => {
+                response = response.header("grpc-status", code);
+                Body::empty()
+            }
+            End::DroppedWithMore => Body::new(one()),
+            End::Broken => {
+                let broken = futures_util::stream::iter([Err(std::io::Error::other("cut"))]);
+                Body::new(http_body_util::StreamBody::new(broken))
+            }
+            End::Unanswered => {
+                reply.send_error(std::io::Error::other("cut"));
+                answering.await.unwrap().unwrap_err();
+                return assert_counted(&registry, expected);
+            }
+        };
+        let drop_early = matches!(end, End::DroppedWithMore);
+        reply.send_response(response.body(body).unwrap());
+        let response = answering.await.unwrap().unwrap();
+        match drop_early {
+            true => drop(response),
+            false => drop(response.into_body().collect().await),
+        }
+        assert_counted(&registry, expected);
+    }
+
+    fn assert_counted(registry: &Registry, expected: &str) {
+        let text = registry.render();
+        let line = text.lines().find(|line| line.starts_with("control_response_total")).unwrap();
+        assert!(line.ends_with(&format!("{expected}}} 1")), "{line}\nis not\n{expected}");
+        assert!(text.contains("control_request_total"));
+    }
+
+    #[tokio::test]
+    async fn calls_are_counted_by_how_they_ended() {
+        let line = |status: &str, class: &str, grpc: &str, error: &str| {
+            format!("{status}classification=\"{class}\",grpc_status=\"{grpc}\",error=\"{error}\"")
+        };
+        let ok = "status_code=\"200\",";
+        check(End::Trailers("0"), 200, &line(ok, "success", "0", "")).await;
+        check(End::Trailers("14"), 200, &line(ok, "failure", "14", "")).await;
+        check(End::Trailers("99"), 200, &line(ok, "success", "", "")).await;
+        check(End::Header("5"), 200, &line(ok, "failure", "5", "")).await;
+        check(End::DroppedWithMore, 200, &line(ok, "success", "", "")).await;
+        check(End::DroppedWithMore, 503, &line("status_code=\"503\",", "failure", "", "")).await;
+        check(End::Broken, 200, &line(ok, "failure", "", "unclassified")).await;
+        check(End::Unanswered, 0, &line("no_tls_reason=\"loopback\",", "failure", "", "unclassified")).await;
+    }
+}

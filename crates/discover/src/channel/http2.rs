@@ -204,3 +204,72 @@ pub(super) fn describe(error: &hyper::Error) -> String {
     }
     text.chars().take(200).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt, Empty};
+    use hyper::service::service_fn;
+    use std::time::Duration;
+    use tower::ServiceExt;
+    use tower_test::mock;
+
+    const KEEP_ALIVE: KeepAlive =
+        KeepAlive { interval: Duration::from_secs(10), timeout: Duration::from_secs(3), while_idle: true };
+
+    type Making = tokio::task::JoinHandle<Result<Connection, BoxError>>;
+
+    /// Asks for a connection; gives it as it comes, and the far end of its stream.
+    async fn connecting() -> (Making, tokio::io::DuplexStream) {
+        let (connect, mut handle) = mock::pair::<SocketAddr, Stream>();
+        let http2 = Http2::new(connect, KEEP_ALIVE);
+        let making = tokio::spawn(http2.oneshot(SocketAddr::from(([10, 0, 0, 1], 1))));
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        handle.next_request().await.unwrap().1.send_response(Stream::memory(near));
+        (making, far)
+    }
+
+    fn serve(far: tokio::io::DuplexStream) -> tokio::task::JoinHandle<()> {
+        let service = service_fn(|_| async {
+            Ok::<_, std::convert::Infallible>(http::Response::new(Empty::<bytes::Bytes>::new()))
+        });
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        tokio::spawn(async move { drop(server.serve_connection(TokioIo::new(far), service).await) })
+    }
+
+    fn request() -> http::Request<Body> {
+        http::Request::post("http://dst.mesh/x").body(Body::empty()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_serves_calls_and_tells_when_it_closes() {
+        let (making, far) = connecting().await;
+        let server = serve(far);
+        let mut connection = making.await.unwrap().unwrap();
+        let response = connection.send(request()).await.ok().unwrap();
+        assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
+        server.abort();
+        let mut other = connection.clone();
+        assert!(!other.closed().await.is_empty());
+        let unanswered = connection.send(request()).await.err().unwrap();
+        assert!(unanswered.request.is_some(), "nothing was sent, so the call can go elsewhere");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_is_no_connection() {
+        let (making, far) = connecting().await;
+        let begun = tokio::time::Instant::now();
+        let error = making.await.unwrap().err().unwrap();
+        assert!(matches!(error.downcast_ref(), Some(ChannelError::Silent(_))), "{error}");
+        assert_eq!(begun.elapsed(), Duration::from_secs(13));
+        drop(far);
+
+        let (making, far) = connecting().await;
+        drop(far);
+        let error = making.await.unwrap().err().unwrap();
+        assert!(
+            matches!(error.downcast_ref(), Some(ChannelError::Silent(_) | ChannelError::Http2(_))),
+            "{error}"
+        );
+    }
+}

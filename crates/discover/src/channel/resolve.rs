@@ -61,8 +61,11 @@ mod tests {
     use tokio::time::Instant;
     use weft_names::{Addresses, Fetch, NoRecords, Records, Services, TtlBounds};
 
-    /// Addresses to give with their TTL, or failures with a negative TTL; the last one repeats.
-    struct Script(Mutex<VecDeque<Result<(u8, u64), Option<u64>>>>);
+    /// An address's last byte and its TTL, or a failure with a negative TTL.
+    type Line = Result<(u8, u64), Option<u64>>;
+
+    /// What to answer; the last line repeats.
+    struct Script(Mutex<VecDeque<Line>>);
 
     impl Records for Script {
         fn services<'a>(&'a self, _: &'a str) -> Fetch<'a, Services> {

@@ -96,3 +96,52 @@ where
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_test::{assert_pending, assert_ready_ok};
+    use tower_test::mock;
+    use weft_identity::authority::{Authority, Lifetimes};
+    use weft_identity::store::LocalName;
+
+    const NAME: &str = "web.shop.serviceaccount.identity.linkerd.cluster.local";
+
+    #[tokio::test]
+    async fn a_controller_that_needs_a_certificate_is_not_connected_to_before_there_is_one() {
+        let directory = std::env::temp_dir().join(format!("weft-channel-tls-{}", std::process::id()));
+        let authority = Authority::open_now(&directory, "root", Lifetimes::default()).unwrap();
+        let name = LocalName { id: NAME.parse().unwrap(), server_name: NAME.parse().unwrap() };
+        let store = Store::new(name.clone(), (*authority.anchors()).clone());
+        let server = TlsTarget { id: name.id, server_name: name.server_name };
+        let security =
+            |certificate| Security::Tls { store: store.clone(), server: server.clone(), certificate };
+
+        let any = |inner| Tls::new(inner, security(ClientCertificate::IfAny));
+        let (mut any, _handle) = mock::spawn_with::<SocketAddr, Stream, _, _>(any);
+        assert_ready_ok!(any.poll_ready());
+
+        let required = |inner| Tls::new(inner, security(ClientCertificate::Required));
+        let (mut required, mut handle) = mock::spawn_with::<SocketAddr, Stream, _, _>(required);
+        assert_pending!(required.poll_ready());
+        let (issued, key) = authority.issue_own(store.local_id()).unwrap();
+        store.install([vec![issued.leaf], issued.intermediates].concat(), key).unwrap();
+        assert!(required.is_woken());
+        handle.allow(0);
+        assert_pending!(required.poll_ready(), "the layer below is asked, too");
+        handle.allow(1);
+        assert_ready_ok!(required.poll_ready());
+
+        // What the layer below says is passed on; what it connects is not taken for TLS.
+        let addr = SocketAddr::from(([10, 0, 0, 1], 1));
+        let connecting = tokio::spawn(required.call(addr));
+        let (asked, reply) = handle.next_request().await.unwrap();
+        let (near, far) = tokio::io::duplex(4096);
+        drop(far);
+        reply.send_response(Stream::memory(near));
+        assert_eq!(asked, addr);
+        let error = connecting.await.unwrap().unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(ChannelError::Tls(_))), "{error}");
+        let _ = std::fs::remove_dir_all(directory);
+    }
+}
