@@ -24,6 +24,9 @@ const SCALAR_LIMIT: usize = 16 << 20;
 /// Most documents and list items of one text.
 const DOCUMENT_LIMIT: usize = 100_000;
 
+/// Most findings of each sort that are kept of one text; nobody mends more at a time.
+const FINDING_LIMIT: usize = 1000;
+
 /// What a text holds.
 #[derive(Debug, Default)]
 pub struct Parsed {
@@ -118,6 +121,12 @@ fn has_content(document: &str) -> bool {
     })
 }
 
+fn keep(list: &mut Vec<Finding>, finding: Finding) {
+    if list.len() < FINDING_LIMIT {
+        list.push(finding);
+    }
+}
+
 struct Reader<'a> {
     file: &'a Arc<str>,
     parsed: Parsed,
@@ -129,13 +138,10 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn reject(&mut self, line: u32, message: String) {
         self.parsed.unreadable = true;
-        self.parsed.rejected.push(Finding {
-            file: self.file.clone(),
-            line,
-            object: String::new(),
-            field: String::new(),
-            message,
-        });
+        keep(
+            &mut self.parsed.rejected,
+            Finding { file: self.file.clone(), line, object: String::new(), field: String::new(), message },
+        );
     }
 
     /// One document: an object, or a list of objects.
@@ -180,13 +186,13 @@ impl Reader<'_> {
                 if self.unknown.insert(kind.clone()) {
                     let message = format!("objects of kind {} have no effect here", cut(&kind));
                     let problem = crate::node::Problem { line: node.line, field: "kind".into(), message };
-                    self.parsed.warnings.push(finding("", problem));
+                    keep(&mut self.parsed.warnings, finding("", problem));
                 }
                 return;
             }
             Read::Rejected(problem, key) => {
                 let about = about(&key);
-                self.parsed.rejected.push(finding(&about, problem));
+                keep(&mut self.parsed.rejected, finding(&about, problem));
                 match key {
                     Some(key) => drop(self.parsed.broken.insert(key)),
                     None => self.parsed.unreadable = true,
@@ -194,6 +200,8 @@ impl Reader<'_> {
                 about
             }
         };
-        self.parsed.warnings.extend(warnings.into_list().into_iter().map(|p| finding(&object, p)));
+        for problem in warnings.into_list() {
+            keep(&mut self.parsed.warnings, finding(&object, problem));
+        }
     }
 }

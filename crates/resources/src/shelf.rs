@@ -204,3 +204,59 @@ pub(crate) fn guard(
     };
     Some((hold, missing.into_iter().cloned().collect()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse::parse;
+
+    /// Services `s0`, `s1` … and workloads `w0` …, each in a file of its own; `own` of the services more in
+    /// files that the mesh wrote itself.
+    fn objects(services: usize, workloads: usize, own: usize) -> BTreeMap<Key, Object> {
+        let mut all = Vec::new();
+        for n in 0..services + own {
+            let file =
+                if n < services { format!("s{n}.yaml") } else { format!("weft-run-service_a_s{n}.yaml") };
+            let text = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: s{n}}}");
+            all.extend(parse(&file.into(), &text).objects);
+        }
+        for n in 0..workloads {
+            let text = format!(
+                "{{apiVersion: workload.linkerd.io/v1beta1, kind: ExternalWorkload, metadata: {{name: w{n}}},
+                spec: {{meshTLS: {{identity: a.b, serverName: a.b}}}}}}"
+            );
+            all.extend(parse(&"w.yaml".into(), &text).objects);
+        }
+        all.into_iter().map(|o| (o.key(), o)).collect()
+    }
+
+    #[test]
+    fn removals_are_held_back_if_all_go_or_most_of_a_kind() {
+        type Mesh = (usize, usize, usize);
+        let cases: [(Mesh, Mesh, Option<usize>, Option<usize>); 10] = [
+            // before, after, missing at start, missing later
+            ((0, 0, 0), (0, 0, 0), None, None),
+            ((1, 0, 0), (0, 0, 0), Some(1), Some(1)),
+            ((2, 0, 0), (1, 0, 0), None, None),
+            ((8, 8, 0), (4, 8, 0), None, None),
+            ((8, 8, 0), (3, 8, 0), None, Some(5)),
+            ((8, 8, 0), (8, 3, 0), None, Some(5)),
+            ((3, 8, 0), (0, 8, 0), None, None),
+            ((0, 0, 5), (0, 0, 0), None, None),
+            ((1, 0, 5), (1, 0, 0), None, None),
+            ((2, 2, 5), (0, 0, 5), Some(2), Some(2)),
+        ];
+        for (before, after, at_start, later) in cases {
+            let of = |(s, w, own): Mesh| objects(s, w, own);
+            let (before_objects, after_objects) = (of(before), of(after));
+            for (watch, expected) in [(Watch::Everything, at_start), (Watch::Most, later)] {
+                let held = guard(&before_objects, &after_objects, Guard::default(), watch);
+                let held = held.map(|(hold, kept)| {
+                    assert_eq!(hold.missing, kept.len());
+                    hold.missing
+                });
+                assert_eq!(held, expected, "{before:?} → {after:?}, {watch:?}");
+            }
+        }
+    }
+}

@@ -361,6 +361,8 @@ fn hostile_texts_are_refused_within_bounds() {
         assert!(parsed.unreadable);
         assert!(parsed.rejected[0].message.len() < 300);
     }
+    let many = read(&"a: [\n---\n".repeat(5_000));
+    assert_eq!(many.rejected.len(), 1000, "the list of findings is bounded too");
     for harmless in ["", "\n\n", "# nothing\n", "---\n---\n...\n", "\u{feff}# bom\n"] {
         let parsed = read(harmless);
         assert_eq!((parsed.objects.len(), parsed.rejected.len()), (0, 0), "{harmless:?}");
