@@ -119,3 +119,72 @@ fn no_records(error: NetError) -> NoRecords {
         negative_ttl: negative_ttl.map(|seconds| Duration::from_secs(seconds.into())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Resolver, TtlBounds};
+    use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+    use hickory_resolver::net::runtime::TokioRuntimeProvider;
+    use hickory_resolver::proto::op::{Message, ResponseCode};
+    use hickory_resolver::proto::rr::rdata::{A, SOA, SRV};
+    use hickory_resolver::proto::rr::{Name, Record};
+    use hickory_resolver::proto::serialize::binary::{BinDecodable, BinEncodable};
+    use tokio::net::UdpSocket;
+
+    /// A name server that knows SRV records of `srv.mesh.`, addresses of `plain.mesh.`, and that
+    /// nothing else exists for 40 s.
+    async fn serve(socket: UdpSocket) {
+        let mut buffer = [0; 1500];
+        loop {
+            let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
+            let question = Message::from_bytes(&buffer[..length]).unwrap();
+            let query = question.queries[0].clone();
+            let name = query.name().clone();
+            let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
+            answer.add_query(query.clone());
+            let target = Name::from_ascii("10-0-0-7.srv.mesh.").unwrap();
+            match (name.to_ascii().as_str(), query.query_type()) {
+                ("srv.mesh.", RecordType::SRV) => {
+                    let srv = RData::SRV(SRV::new(0, 0, 8086, target));
+                    answer.add_answers([Record::from_rdata(name, 33, srv)]);
+                }
+                ("plain.mesh.", RecordType::A) => {
+                    answer.add_answers([Record::from_rdata(name, 44, RData::A(A::new(10, 0, 0, 8)))]);
+                }
+                _ => {
+                    let zone = Name::from_ascii("mesh.").unwrap();
+                    let soa = SOA::new(zone.clone(), zone.clone(), 1, 1, 1, 1, 40);
+                    answer.add_authorities([Record::from_rdata(zone, 40, RData::SOA(soa))]);
+                    if name.to_ascii() != "plain.mesh." {
+                        answer.metadata.response_code = ResponseCode::NXDomain;
+                    }
+                }
+            }
+            socket.send_to(&answer.to_bytes().unwrap(), from).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn real_answers_are_read_with_their_ttls() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut connection = ConnectionConfig::udp();
+        connection.port = socket.local_addr().unwrap().port();
+        let server = NameServerConfig::new([127, 0, 0, 1].into(), true, vec![connection]);
+        let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        builder.options_mut().cache_size = 0;
+        let system = System(builder.build().map_err(|error| error.to_string()));
+        let serving = tokio::spawn(serve(socket));
+
+        let resolver = Resolver::new(system, TtlBounds::default());
+        let secs = |secs| Some(Duration::from_secs(secs));
+        for (name, addr, ttl) in [("srv.mesh:1", "10.0.0.7:8086", 33), ("plain.mesh:90", "10.0.0.8:90", 44)] {
+            let answer = resolver.resolve(&name.parse().unwrap()).await.unwrap();
+            assert_eq!((answer.addrs, answer.ttl), (vec![addr.parse().unwrap()], secs(ttl)));
+        }
+        let error = resolver.resolve(&"absent.mesh:1".parse().unwrap()).await.unwrap_err();
+        assert_eq!(error.retry_in, secs(40), "{error}");
+        serving.abort();
+    }
+}

@@ -67,6 +67,11 @@ impl Replicas {
         Self { backend, _resolving: resolving }
     }
 
+    /// What the balancer counts, for `control_*_balancer_*`.
+    pub fn metrics(&self) -> &Arc<weft_balance::Metrics> {
+        self.backend.metrics()
+    }
+
     /// Every replica with its state and load, for `/state.json`.
     pub fn snapshot(&self) -> Snapshot {
         self.backend.snapshot()

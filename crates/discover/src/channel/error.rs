@@ -19,7 +19,7 @@ pub enum ChannelError {
     #[error("no TLS session: {0}")]
     Tls(#[source] TlsError),
     /// The HTTP/2 connection broke or hung. The controller's fault or the network's.
-    #[error("the HTTP/2 connection failed: {0}")]
+    #[error("the HTTP/2 connection failed: {}", describe(.0))]
     Http2(#[source] hyper::Error),
     /// The controller took the connection and ended it, or let it hang, without a word of HTTP/2. Its
     /// fault.
@@ -54,4 +54,15 @@ pub(super) fn failure(error: &BoxError) -> Failure {
         _ => error.to_string().chars().take(200).collect(),
     };
     Failure { code, detail }
+}
+
+/// An error with its causes, which hyper's own text leaves out.
+pub(super) fn describe(error: &hyper::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text.chars().take(200).collect()
 }

@@ -5,6 +5,7 @@
 //! library's default.
 
 use super::ChannelError;
+use super::error::describe;
 use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
@@ -192,17 +193,6 @@ fn builder(keep_alive: KeepAlive) -> Builder<TokioExecutor> {
         .keep_alive_timeout(keep_alive.timeout)
         .keep_alive_while_idle(keep_alive.while_idle);
     builder
-}
-
-/// An error with its causes, which hyper's own text leaves out.
-pub(super) fn describe(error: &hyper::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text.chars().take(200).collect()
 }
 
 #[cfg(test)]

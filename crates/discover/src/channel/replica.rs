@@ -4,8 +4,8 @@
 //! again, with exponential backoff between failures. Calls take the connection as it is; they never
 //! wait for one here.
 
-use super::error::failure;
-use super::http2::{Connection, describe};
+use super::error::{describe, failure};
+use super::http2::Connection;
 use hyper::body::Incoming;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -121,23 +121,23 @@ struct Transport(Channel);
 
 impl tower_service::Service<http::Request<Body>> for Transport {
     type Response = http::Response<Body>;
-    type Error = Failed;
-    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Failed>> + Send>>;
+    type Error = tonic::Status;
+    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, tonic::Status>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        self.0.poll_ready(cx).map_err(Failed)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), tonic::Status>> {
+        self.0.poll_ready(cx).map_err(failed)
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let answering = self.0.call(request);
-        Box::pin(async move { answering.await.map_err(Failed) })
+        Box::pin(async move { answering.await.map_err(failed) })
     }
 }
 
-/// A layer of the channel failed the call.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Failed(#[source] BoxError);
+/// A layer of the channel failed the call: there was no answer, so it may be repeated.
+fn failed(error: BoxError) -> tonic::Status {
+    tonic::Status::unavailable(error.to_string())
+}
 
 /// What all clients do with their channel.
 #[derive(Clone)]
@@ -155,7 +155,7 @@ impl Calls {
 
     async fn ready(&self) -> Result<tonic::client::Grpc<Transport>, Status> {
         let mut grpc = self.grpc.clone();
-        grpc.ready().await.map_err(|e| Status::new(super::Code::Unavailable, e.to_string()))?;
+        grpc.ready().await?;
         Ok(grpc)
     }
 
