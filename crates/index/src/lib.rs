@@ -21,6 +21,7 @@ pub mod verdict;
 mod workloads;
 
 pub use ask::{OutboundTarget, Question};
+pub use annotations::PortList;
 pub use config::Config;
 pub use index::Index;
 pub use resolve::{Answer, EndpointSet, ProfileTarget, Refusal, RefusalKind, ViewKey, diff};

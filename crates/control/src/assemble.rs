@@ -1,0 +1,185 @@
+//! Puts the control plane together: authority, manifests, views, services, edge, admin.
+
+use crate::admin::{self, Admin};
+use crate::{ControlError, Options};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use weft_identity::authority::{Authority, Lifetimes};
+use weft_identity::store::LocalName;
+use weft_identity::token::Validator;
+use weft_index::{Config, Index, PortList};
+use weft_model::identity::Id;
+use weft_net::drain::{self, Trigger};
+use weft_net::socket::{self, SocketOptions};
+use weft_resources::directory::{Directory, Settings};
+use weft_resources::report::Report;
+use weft_resources::source::{Part, Source};
+use weft_serve::certificates::Certificates;
+use weft_serve::destinations::Destinations;
+use weft_serve::metrics::Metrics;
+use weft_serve::policies::Policies;
+use weft_serve::server::{Edge, Limits};
+use weft_serve::views::Views;
+use weft_serve::{OwnNames, Service};
+use weft_telemetry::Registry;
+use weft_telemetry::log::LogLevel;
+use weft_wire::services::Router;
+
+/// How far apart clocks may be (§0.2).
+const SKEW: Duration = Duration::from_secs(20);
+
+/// A running control plane.
+pub struct Control {
+    /// Where proxies ask.
+    pub listen: SocketAddr,
+    /// Where its operator asks.
+    pub admin: SocketAddr,
+    trigger: Trigger,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Control {
+    /// Ends every stream, waits for answers under way for `grace` at most, and stops.
+    pub async fn stop(self, grace: Duration) {
+        tracing::info!("draining");
+        if tokio::time::timeout(grace, self.trigger.drain()).await.is_err() {
+            tracing::warn!("the grace period passed with connections open");
+        }
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+
+    /// Stops at once, as a crash does: connections are cut. For tests.
+    pub fn kill(self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Starts a control plane on the current runtime. On return it listens and has read the manifests once.
+///
+/// # Errors
+/// An address cannot be bound, or the authority cannot be opened.
+pub async fn start(options: Options, log: Option<LogLevel>) -> Result<Control, ControlError> {
+    if options.names.is_empty() && !options.listen.ip().to_canonical().is_loopback() {
+        return Err(ControlError::Plaintext(options.listen));
+    }
+    let registry = Registry::new();
+    let metrics = Metrics::new(&registry);
+    weft_telemetry::process::register(&registry, Default::default());
+    let (trigger, drain) = drain::channel();
+
+    let authority = Arc::new(authority(&options)?);
+    let tokens = Validator::open(&options.state).map_err(|e| ControlError::Identity(e.to_string()))?;
+    let names =
+        options.names.iter().map(|name| LocalName { id: Id::Dns(name.clone()), server_name: name.clone() });
+    let stores = names.map(|name| OwnNames::store(&authority, name)).collect();
+    let own = OwnNames::issue(&authority, stores).map_err(|e| ControlError::Identity(e.to_string()))?;
+
+    let views = Views::new(Index::new(config(&options)));
+    views.export(&metrics);
+    let (reports, sources) = follow(&options, &views).await;
+
+    let service = Service::new(views.clone(), metrics.clone(), drain.clone());
+    let clock = Arc::new(SystemTime::now);
+    let router = Router::new()
+        .with_destinations(Destinations::new(service.clone()))
+        .with_policies(Policies::new(service))
+        .with_certificates(Certificates::new(authority.clone(), Some(tokens), clock, metrics.clone()));
+    let edge = Edge::new(own.stores(), router, Limits::default(), metrics, drain.clone());
+
+    let listen = |addr: SocketAddr, what| {
+        socket::listen(addr, &SocketOptions::default()).map_err(|source| ControlError::Listen {
+            addr,
+            what,
+            source,
+        })
+    };
+    let (serving, administering) = (listen(options.listen, "proxies")?, listen(options.admin, "admin")?);
+    let addr = |listener: &tokio::net::TcpListener, addr| listener.local_addr().unwrap_or(addr);
+    let (listen, admin_addr) = (addr(&serving, options.listen), addr(&administering, options.admin));
+    tracing::info!(%listen, admin = %admin_addr, names = ?options.names, "the control plane serves");
+
+    let admin = Admin::new(registry, reports, authority, views, log);
+    let mut tasks = sources;
+    tasks.push(tokio::spawn(own.keep_fresh()));
+    tasks.push(tokio::spawn(edge.listen(serving)));
+    tasks.push(tokio::spawn(admin::run(Arc::new(admin), administering)));
+    Ok(Control { listen, admin: admin_addr, trigger, tasks })
+}
+
+fn authority(options: &Options) -> Result<Authority, ControlError> {
+    let name = format!("root.{}.{}", options.mesh.control_namespace, options.mesh.trust_domain);
+    let lifetimes = Lifetimes { leaf: options.issuance_lifetime, skew: SKEW };
+    Authority::open_now(&options.state, &name, lifetimes).map_err(|e| ControlError::Identity(e.to_string()))
+}
+
+fn config(options: &Options) -> Config {
+    let ports: Vec<String> = options.opaque_ports.iter().map(ToString::to_string).collect();
+    let defaults = Config::default();
+    let networks = match options.cluster_networks.is_empty() {
+        true => defaults.cluster_networks.clone(),
+        false => options.cluster_networks.clone(),
+    };
+    Config {
+        mesh: options.mesh.clone(),
+        cluster_networks: networks,
+        default_policy: options.default_policy,
+        default_opaque_ports: PortList::parse(&ports.join(",")).0,
+        ..defaults
+    }
+}
+
+/// The latest report of each directory.
+pub(crate) type Reports = Vec<watch::Receiver<Arc<Report>>>;
+
+/// Feeds the views from every directory; the first batch of each is in force on return.
+async fn follow(options: &Options, views: &Views) -> (Reports, Vec<JoinHandle<()>>) {
+    let (mut reports, mut tasks) = (Vec::new(), Vec::new());
+    for (n, root) in options.manifests.iter().enumerate() {
+        let state = match n {
+            0 => options.state.clone(),
+            n => options.state.join(format!("manifests-{n}")),
+        };
+        let mut source = Directory::open(Settings { state: Some(state), ..Settings::new(root) });
+        reports.push(source.reports());
+        let first = source.next().await;
+        tracing::info!(root = %root.display(), objects = first.changes.len(), "manifests read");
+        views.apply(first.changes);
+        let views = views.clone();
+        tasks.push(tokio::spawn(log_findings(source.reports())));
+        tasks.push(tokio::spawn(async move {
+            loop {
+                let batch = source.next().await;
+                debug_assert_eq!(batch.part, Part::Changes);
+                tracing::info!(revision = batch.revision, changes = batch.changes.len(), "manifests changed");
+                let views = views.clone();
+                // Resolving a large change may take milliseconds; others go on meanwhile.
+                let applied = tokio::task::spawn_blocking(move || views.apply(batch.changes)).await;
+                if let Err(error) = applied {
+                    tracing::error!(%error, "a change of manifests could not be applied");
+                }
+            }
+        }));
+    }
+    (reports, tasks)
+}
+
+/// Logs each rejected document once, when it is first rejected.
+async fn log_findings(mut reports: watch::Receiver<Arc<Report>>) {
+    let mut known = std::collections::BTreeSet::new();
+    loop {
+        let report = reports.borrow_and_update().clone();
+        for finding in report.rejected.iter().filter(|f| !known.contains(*f)) {
+            tracing::warn!(%finding, "a manifest is not in force");
+        }
+        if let Some(held) = &report.held {
+            tracing::warn!(missing = held.missing, of = held.of, "{}", held.message);
+        }
+        known = report.rejected.iter().cloned().collect();
+        if reports.changed().await.is_err() {
+            return;
+        }
+    }
+}
