@@ -39,6 +39,10 @@ pub struct Limits {
     pub unidentified: usize,
     /// How long a connection without a client certificate may stay.
     pub unidentified_time: Duration,
+    /// How long any connection may stay. It bounds how long a client is served whose certificate has expired
+    /// since the handshake; proxies reconnect at once and keep what they know meanwhile. Up to a tenth less is
+    /// taken, by chance, so that proxies that came together do not come back together.
+    pub connection_time: Duration,
     /// TLS handshakes at once; further ones wait.
     pub handshakes: usize,
     /// Longest handshake, waiting included.
@@ -77,6 +81,8 @@ impl Default for Limits {
             per_source: 4096,
             unidentified: 512,
             unidentified_time: Duration::from_secs(60),
+            // A leaf's own lifetime.
+            connection_time: Duration::from_secs(24 * 3600),
             handshakes: 64,
             handshake_time: Duration::from_secs(10),
             answer_time: Duration::from_secs(10),
@@ -176,16 +182,17 @@ impl Edge {
         };
         let _tracked = self.metrics.connections(if id.is_some() { "true" } else { "false" }).track();
         let serving = self.serve(stream, Caller { id, addr: peer }, access);
-        match access {
-            Access::All => serving.await,
-            Access::CertifyOnly => {
-                let Ok(_permit) = self.unidentified.clone().try_acquire_owned() else {
-                    return self.metrics.connection_refused("unidentified");
-                };
-                // Ends also a connection that holds a place without ever asking.
-                let _ = timeout(self.limits.unidentified_time, serving).await;
-            }
+        let (time, place) = match access {
+            Access::All => (self.limits.connection_time.mul_f64(1.0 - fastrand::f64() / 10.0), None),
+            Access::CertifyOnly => match self.unidentified.clone().try_acquire_owned() {
+                Ok(place) => (self.limits.unidentified_time, Some(place)),
+                Err(_) => return self.metrics.connection_refused("unidentified"),
+            },
+        };
+        if timeout(time, serving).await.is_err() {
+            tracing::debug!(?peer, "a connection has stayed long enough");
         }
+        drop(place);
     }
 
     /// Terminates TLS, or checks that none is needed. The error is a label.

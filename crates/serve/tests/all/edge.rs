@@ -182,6 +182,17 @@ async fn a_connection_that_never_says_anything_does_not_stay() {
 }
 
 #[tokio::test]
+async fn no_connection_stays_for_ever() {
+    let limits = Limits { connection_time: Duration::from_millis(200), ..Limits::default() };
+    let world = World::with(Edges::Tls, limits).await;
+    world.put(service("shop/web", "240.0.0.1"));
+    let mut client = DestinationClient::with_origin(world.channel().await, origin());
+    let mut stream = client.get(get()).await.unwrap().into_inner();
+    stream.message().await.unwrap().unwrap();
+    assert!(stream.message().await.is_err(), "cut, so the proxy asks again");
+}
+
+#[tokio::test]
 async fn draining_ends_all_streams_well() {
     let mut world = World::start().await;
     world.put(service("shop/web", "240.0.0.1"));

@@ -103,3 +103,40 @@ async fn two_thousand_streams_on_a_thousand_endpoints_hear_of_a_change() {
     // A second is promised of a release build on two free cores; this build is slower and the cores are shared.
     assert!(latest < Duration::from_secs(10), "{latest:?}");
 }
+
+#[tokio::test]
+async fn a_slow_reader_gets_the_newest_state_and_no_queue() {
+    let world = World::start().await;
+    world.put(service("shop/web", "240.0.0.1"));
+    world.views.apply((0..ENDPOINTS).map(endpoint).collect::<Vec<_>>());
+    let store = world.identity(WEB);
+    // The snapshot is larger than the window, so next to nothing more is asked of this stream until it is read.
+    let mut slow = Reader::open(&mut world.connect(&store).await).await;
+    let mut quick = Reader::open(&mut world.connect(&store).await).await;
+    quick.message().await;
+    // One difference is taken ahead, to wait at the window; those after it are not.
+    let mut changes = 0;
+    while world.views.oldest_unsent() == Duration::ZERO {
+        assert!(changes < 50, "the slow stream takes everything");
+        world.views.apply([endpoint(ENDPOINTS + changes)]);
+        changes += 1;
+        quick.message().await;
+    }
+    let one = endpoint_bytes(&mut quick, &world, ENDPOINTS + changes).await;
+    for n in changes + 1..changes + 200 {
+        world.views.apply([endpoint(ENDPOINTS + n)]);
+    }
+    assert!(slow.message().await > 100_000, "the snapshot");
+    let (mut messages, mut bytes) = (0, 0);
+    while bytes < 200 * one / 2 {
+        bytes += slow.message().await;
+        messages += 1;
+    }
+    assert!(messages <= 3, "{messages} messages for {} changes", changes + 200);
+}
+
+/// Adds an endpoint and tells the size of the message that says so.
+async fn endpoint_bytes(quick: &mut Reader, world: &World, n: u32) -> usize {
+    world.views.apply([endpoint(n)]);
+    quick.message().await
+}
