@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use weft_balance::backend::{Change, Params};
-use weft_connect::{Context, Endpoint};
+use weft_connect::{Context, Endpoint, ReadyWhen};
 use weft_decide::matching::{CompiledCondition, Matcher};
 use weft_model::address::{Addr, NameAddr};
 use weft_model::destination::EndpointInfo;
@@ -33,6 +33,7 @@ pub type Feed = Arc<dyn Fn(&NameAddr, Backend) -> Box<dyn Any + Send + Sync> + S
 /// Compiles plans of one direction.
 pub struct Compiler {
     connect: Arc<Context>,
+    connect_bytes: Arc<Context>,
     metrics: Metrics,
     queue: Queue,
     feed: Feed,
@@ -45,6 +46,14 @@ pub struct Compiler {
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key(String);
 
+/// How a backend behaves, apart from where it leads.
+#[derive(Clone, Copy, Debug)]
+struct Nature {
+    queue: Queue,
+    breaker: Option<FailureAccrual>,
+    carries: Carries,
+}
+
 /// A backend in use and what feeds it.
 struct Live {
     backend: Backend,
@@ -55,6 +64,15 @@ struct Live {
 struct Common<'a> {
     parent: &'a Meta,
     breaker: Option<FailureAccrual>,
+    carries: Carries,
+}
+
+/// What a backend's endpoints are for. Servers of bytes may resent connections that are made to prove
+/// readiness and never used, so theirs count as ready until an attempt fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carries {
+    Http,
+    Bytes,
 }
 
 impl Compiler {
@@ -66,13 +84,18 @@ impl Compiler {
         detect_timeout: Duration,
         feed: Feed,
     ) -> Self {
-        Self { connect, metrics, queue, feed, detect_timeout, live: Mutex::default() }
+        let lazily = match connect.ready_when {
+            ReadyWhen::Proven => ReadyWhen::NotFailing,
+            other => other,
+        };
+        let connect_bytes = Arc::new(Context { ready_when: lazily, ..(*connect).clone() });
+        Self { connect, connect_bytes, metrics, queue, feed, detect_timeout, live: Mutex::default() }
     }
 
     /// The plan of an outbound destination. `policy: None`: the control plane has none for it.
     pub fn outbound(&self, addr: &Addr, profile: Option<&Profile>, policy: Option<&OutboundPolicy>) -> Plan {
         let mut plan = match policy {
-            Some(policy) => self.from_policy(addr, policy),
+            Some(policy) => self.from_policy(addr, policy, profile),
             None => self.synthesized(addr, profile),
         };
         if let Some(profile) = profile {
@@ -159,7 +182,8 @@ impl Compiler {
     /// The application as the one backend of an inbound rule.
     fn application(&self, app: std::net::SocketAddr, parent: &Meta, route: &Meta) -> RuleBackend {
         let key = Key(format!("application {app}"));
-        let live = self.backend(key, LoadParams::default(), None, |backend, _| {
+        let nature = Nature { queue: self.queue, breaker: None, carries: Carries::Http };
+        let live = self.backend(key, LoadParams::default(), nature, |backend, _| {
             backend.apply(Change::Reset(vec![EndpointInfo::plain(app)]));
             Box::new(())
         });
@@ -172,7 +196,7 @@ impl Compiler {
         }
     }
 
-    fn from_policy(&self, addr: &Addr, policy: &OutboundPolicy) -> Plan {
+    fn from_policy(&self, addr: &Addr, policy: &OutboundPolicy, profile: Option<&Profile>) -> Plan {
         let parent = policy.meta.clone();
         let empty = HttpRoutes::default();
         let (protocol, http1, http2, tcp): (_, _, _, &[TcpRoute]) = match &policy.protocol {
@@ -187,6 +211,9 @@ impl Compiler {
             OutboundProtocol::Opaque(routes) => (Protocol::Opaque, &empty, &empty, routes),
             OutboundProtocol::Tls(routes) => (Protocol::Tls(self.detect_timeout), &empty, &empty, routes),
         };
+        let opaque =
+            matches!(protocol, Protocol::Opaque | Protocol::Tls(_)) || profile.is_some_and(|p| p.opaque);
+        let carries = if opaque { Carries::Bytes } else { Carries::Http };
         let first = Arc::new(self.table(&parent, http1));
         let second = if Arc::ptr_eq(&http1.routes, &http2.routes) && http1.breaker == http2.breaker {
             first.clone()
@@ -197,7 +224,7 @@ impl Compiler {
             protocol,
             http1: first,
             http2: second,
-            tcp: tcp.iter().map(|route| self.tcp_rule(&parent, route)).collect(),
+            tcp: tcp.iter().map(|route| self.tcp_rule(&parent, route, carries)).collect(),
             permission: None,
             authority: Some(addr.to_string()),
             since: Instant::now(),
@@ -308,7 +335,7 @@ impl Compiler {
     }
 
     fn table(&self, parent: &Meta, http: &HttpRoutes) -> Table {
-        let common = Common { parent, breaker: http.breaker };
+        let common = Common { parent, breaker: http.breaker, carries: Carries::Http };
         let rules =
             |route: &Route| route.rules.iter().map(|r| self.rule(&common, route, r)).collect::<Vec<_>>();
         match Matcher::new(&http.routes) {
@@ -352,13 +379,13 @@ impl Compiler {
         }
     }
 
-    fn tcp_rule(&self, parent: &Meta, route: &TcpRoute) -> TcpRule {
+    fn tcp_rule(&self, parent: &Meta, route: &TcpRoute, carries: Carries) -> TcpRule {
         let refusal = route.filters.first().map(|filter| match filter {
             Filter::Forbidden => TcpRefusal::Forbidden,
             Filter::Invalid { message } => TcpRefusal::Invalid(message.clone()),
             _ => TcpRefusal::Invalid("the filter does not apply to bytes".into()),
         });
-        let common = Common { parent, breaker: None };
+        let common = Common { parent, breaker: None, carries };
         TcpRule {
             route: route.meta.clone(),
             snis: route.snis.clone().into(),
@@ -380,7 +407,9 @@ impl Compiler {
     }
 
     fn rule_backend(&self, common: &Common<'_>, route: &Meta, backend: &RouteBackend) -> RuleBackend {
-        let live = self.live(&backend.backend.dispatch, common.breaker);
+        let nature =
+            Nature { queue: backend.backend.queue, breaker: common.breaker, carries: common.carries };
+        let live = self.live(&backend.backend.dispatch, nature);
         RuleBackend {
             meta: backend.backend.meta.clone(),
             backend: live.as_ref().map(|l| l.backend.clone()),
@@ -391,7 +420,7 @@ impl Compiler {
     }
 
     fn dispatch(&self, parent: &Meta, route: &Meta, dispatch: &Dispatch) -> RuleBackend {
-        let live = self.live(dispatch, None);
+        let live = self.live(dispatch, Nature { queue: self.queue, breaker: None, carries: Carries::Http });
         RuleBackend {
             meta: parent.clone(),
             backend: live.as_ref().map(|l| l.backend.clone()),
@@ -402,20 +431,20 @@ impl Compiler {
     }
 
     /// The backend a dispatch leads to, the one already in use if there is one.
-    fn live(&self, dispatch: &Dispatch, breaker: Option<FailureAccrual>) -> Option<Arc<Live>> {
+    fn live(&self, dispatch: &Dispatch, nature: Nature) -> Option<Arc<Live>> {
         match dispatch {
             Dispatch::Missing => None,
             Dispatch::Forward(info) => {
-                let key = Key(format!("forward {info:?}"));
+                let key = Key(format!("forward {info:?} {nature:?}"));
                 let info = (**info).clone();
-                Some(self.backend(key, LoadParams::default(), None, |backend, _| {
+                Some(self.backend(key, LoadParams::default(), nature, |backend, _| {
                     backend.apply(Change::Reset(vec![info]));
                     Box::new(())
                 }))
             }
             Dispatch::Balance { dst, load } => {
-                let key = Key(format!("{dst} {load:?} {breaker:?}"));
-                Some(self.backend(key, *load, breaker, |backend, feed| feed(dst, backend)))
+                let key = Key(format!("{dst} {load:?} {nature:?}"));
+                Some(self.backend(key, *load, nature, |backend, feed| feed(dst, backend)))
             }
         }
     }
@@ -424,7 +453,7 @@ impl Compiler {
         &self,
         key: Key,
         load: LoadParams,
-        breaker: Option<FailureAccrual>,
+        nature: Nature,
         start: impl FnOnce(Backend, &Feed) -> Box<dyn Any + Send + Sync>,
     ) -> Arc<Live> {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
@@ -432,8 +461,12 @@ impl Compiler {
             return found;
         }
         live.retain(|_, weak| weak.strong_count() > 0);
-        let params = Params { queue: self.queue, load, breaker, ..Params::default() };
-        let (connect, metrics) = (self.connect.clone(), self.metrics.clone());
+        let params = Params { queue: nature.queue, load, breaker: nature.breaker, ..Params::default() };
+        let connect = match nature.carries {
+            Carries::Http => self.connect.clone(),
+            Carries::Bytes => self.connect_bytes.clone(),
+        };
+        let metrics = self.metrics.clone();
         let backend = Backend::new(params, move |info, readiness| Upstream {
             metrics: metrics.endpoint(endpoint_labels(&info)),
             meshed: if info.tls.is_some() { Meshed::Yes } else { Meshed::No },

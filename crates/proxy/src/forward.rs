@@ -19,16 +19,21 @@ use hyper::body::Incoming;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use weft_balance::backend::Picked;
+use weft_balance::health::Verdict;
 use weft_balance::unavailable::Unavailable;
 use weft_connect::error::SendError;
 use weft_decide::classify::Class;
 use weft_decide::filter::{self, Outcome};
 use weft_discover::plan::{Meshed, Plan, Rule, RuleBackend, Upstream};
-use weft_model::reason::{Code, Evidence, Phase, Reason};
+use weft_model::reason::{Code, Evidence, Hop, Phase, Reason};
 use weft_net::body::Body;
 use weft_route::metrics::{Ending, Granted};
 use weft_route::retry::Retry;
 use weft_route::table::Found;
+
+/// Endpoints that one request is sent to while none of them processes it. A guess: three that refuse in a row
+/// are more likely to share a cause than to be unlucky.
+const MAX_ATTEMPTS: u32 = 4;
 
 /// An HTTP/2 stream error that is passed on to an HTTP/2 client with its own code.
 #[derive(Debug, thiserror::Error)]
@@ -280,7 +285,7 @@ impl<'a> Course<'a> {
         let outcome = timeout::per_try(self.rule, sending).await;
         match outcome {
             Some(Ok(response)) => self.judge(backend, (picked, sent), response, spare),
-            Some(Err(error)) => self.lost(backend, (picked, sent), error, spare),
+            Some(Err(error)) => self.lost(backend, (picked, sent), error, spare).await,
             None => {
                 let reason = self.reason(Code::HeadersTimeout, Phase::Request);
                 self.settle_failed(backend, (picked, sent), Code::HeadersTimeout);
@@ -349,8 +354,9 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// There is no answer. A request that was certainly not processed goes to another endpoint.
-    fn lost(
+    /// There is no answer. A request that was certainly not processed goes to another endpoint; the
+    /// application beside us gets the time that a restart takes.
+    async fn lost(
         &mut self,
         backend: &RuleBackend,
         (picked, sent): (Picked<Upstream>, Instant),
@@ -367,10 +373,30 @@ impl<'a> Course<'a> {
             None => reason.into(),
         };
         let request = error.request.map(|r| *r);
-        if error.unprocessed {
-            return self.retry_or(spare, request, failure);
+        if !error.unprocessed {
+            return Err(failure);
         }
-        Err(failure)
+        if self.via.hop == Hop::Inbound {
+            return self.await_application(request, failure).await;
+        }
+        self.retry_or(spare, request, failure)
+    }
+
+    /// Tries the application again for as long as the inbound queue has patience.
+    async fn await_application(
+        &mut self,
+        request: Option<Request<Body>>,
+        failure: Failure,
+    ) -> Result<Next, Failure> {
+        let settings = &self.via.shared.settings.inbound;
+        let patient = self.started.elapsed() < settings.queue.failfast;
+        match request {
+            Some(request) if patient => {
+                tokio::time::sleep(settings.connect_backoff.min).await;
+                Ok(Next::Again(request))
+            }
+            _ => Err(failure),
+        }
     }
 
     /// The request again, whole or from the spare copy, within the budget; else the failure.
@@ -382,7 +408,11 @@ impl<'a> Course<'a> {
     ) -> Result<Next, Failure> {
         let again = whole.or_else(|| spare.and_then(|s| s.again()));
         match again {
-            Some(request) if self.via.shared.unprocessed.withdraw(Instant::now()) => Ok(Next::Again(request)),
+            Some(request)
+                if self.attempts < MAX_ATTEMPTS && self.via.shared.unprocessed.withdraw(Instant::now()) =>
+            {
+                Ok(Next::Again(request))
+            }
             _ => Err(failure),
         }
     }
@@ -394,8 +424,12 @@ impl<'a> Course<'a> {
         picked.endpoint().metrics.ended(&ending);
         backend.metrics.ended(&ending, now.saturating_duration_since(sent));
         let mut pending = picked.into_pending();
+        // A client that breaks its own request off says nothing about the endpoint.
+        if code == Code::ClientGone {
+            return;
+        }
         pending.fail(now, None);
-        pending.judge(weft_balance::health::Verdict::Failure, None, now);
+        pending.judge(Verdict::Failure, None, now);
     }
 
     fn passage(
