@@ -94,12 +94,21 @@ impl Admin {
                 text(StatusCode::FORBIDDEN, "only for clients on this host\n")
             }
             ("/state.json", _) => match method {
-                Method::GET => json(&state::state(self)),
+                Method::GET => json(&state::state(&self.seen())),
                 _ => not_allowed("GET"),
             },
             ("/proxy-log-level", _) => self.log_level(&method, request).await,
             ("/shutdown", _) => self.shutdown(&method),
             _ => text(StatusCode::NOT_FOUND, "there is nothing here\n"),
+        }
+    }
+
+    fn seen(&self) -> state::Seen<'_> {
+        state::Seen {
+            shared: &self.shared,
+            destinations: &self.destinations,
+            identity: self.identity.borrow().clone(),
+            settings: &self.shown_settings,
         }
     }
 

@@ -3,7 +3,8 @@
 //! `forward` and `opaque` call it after `decide::authorize` has spoken. Label sets are bounded by the
 //! policy's own resources and by the family's bound on series.
 
-use crate::via::Via;
+use crate::client::Client;
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use weft_discover::plan::{Plan, Rule};
 use weft_model::identity::Peer;
@@ -12,6 +13,14 @@ use weft_model::policy::Authorization;
 use weft_telemetry::{Counter, Family, Registry};
 
 type Pairs = Vec<(String, String)>;
+
+/// A decision's client and the address it wanted.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) target: Option<SocketAddr>,
+    pub(crate) last: &'a LastAllowed,
+}
 
 /// The families of authorization.
 pub(crate) struct Authz {
@@ -47,30 +56,30 @@ impl Authz {
     }
 
     /// A request was admitted.
-    pub(crate) fn http_allowed(&self, via: &Via, plan: &Plan, rule: &Rule, by: &Authorization) {
-        via.allowed.inc(rule, by, || {
-            let mut labels = server(via, plan);
+    pub(crate) fn http_allowed(&self, asked: Asked<'_>, plan: &Plan, rule: &Rule, by: &Authorization) {
+        asked.last.inc(rule, by, || {
+            let mut labels = server(asked.target, plan);
             reference(&mut labels, "route", &rule.route);
             reference(&mut labels, "authz", &by.meta);
-            tls(&mut labels, &via.peer);
+            tls(&mut labels, &asked.client.peer);
             self.http_allow.series(&labels[..])
         });
         if by.meta == Meta::default_named("audit") {
-            tracing::info!(client = %via.client, peer = via.who(), server = plan.parent.name(), "audited request");
+            tracing::info!(client = %asked.client.addr, peer = asked.client.who(), server = plan.parent.name(), "audited request");
         }
     }
 
     /// A request was denied.
-    pub(crate) fn http_denied(&self, via: &Via, plan: &Plan, rule: &Rule) {
-        let mut labels = server(via, plan);
+    pub(crate) fn http_denied(&self, asked: Asked<'_>, plan: &Plan, rule: &Rule) {
+        let mut labels = server(asked.target, plan);
         reference(&mut labels, "route", &rule.route);
-        tls(&mut labels, &via.peer);
+        tls(&mut labels, &asked.client.peer);
         self.http_deny.series(&labels[..]).inc();
     }
 
     /// A connection was admitted, denied or cut.
-    pub(crate) fn tcp(&self, via: &Via, plan: &Plan, what: Admission<'_>) {
-        let mut labels = server(via, plan);
+    pub(crate) fn tcp(&self, asked: Asked<'_>, plan: &Plan, what: Admission<'_>) {
+        let mut labels = server(asked.target, plan);
         let family = match what {
             Admission::Allowed(by) => {
                 reference(&mut labels, "authz", &by.meta);
@@ -79,7 +88,7 @@ impl Authz {
             Admission::Denied => &self.tcp_deny,
             Admission::Terminated => &self.tcp_terminate,
         };
-        tls(&mut labels, &via.peer);
+        tls(&mut labels, &asked.client.peer);
         family.series(&labels[..]).inc();
     }
 }
@@ -104,16 +113,16 @@ impl LastAllowed {
     }
 }
 
-fn server(via: &Via, plan: &Plan) -> Pairs {
-    let mut labels = target(via);
+fn server(to: Option<SocketAddr>, plan: &Plan) -> Pairs {
+    let mut labels = target(to);
     reference(&mut labels, "srv", &plan.parent);
-    labels.push(("srv_port".into(), via.aim.addr().map(|a| a.port().to_string()).unwrap_or_default()));
+    labels.push(("srv_port".into(), to.map(|a| a.port().to_string()).unwrap_or_default()));
     labels
 }
 
 /// `target_addr`, `target_ip`, `target_port`.
-pub(crate) fn target(via: &Via) -> Pairs {
-    let Some(addr) = via.aim.addr() else { return Vec::new() };
+pub(crate) fn target(to: Option<SocketAddr>) -> Pairs {
+    let Some(addr) = to else { return Vec::new() };
     vec![
         ("target_addr".into(), addr.to_string()),
         ("target_ip".into(), addr.ip().to_string()),

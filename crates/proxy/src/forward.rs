@@ -81,7 +81,7 @@ impl Failure {
         match self {
             Failure::Refused(refusal) => refusal,
             Failure::Reset(reset) => {
-                via.reason(Code::StreamReset, Phase::Request).detail(reset.0.to_string()).into()
+                via.client.reason(Code::StreamReset, Phase::Request).detail(reset.0.to_string()).into()
             }
         }
     }
@@ -95,13 +95,13 @@ impl<R: Into<Refusal>> From<R> for Failure {
 
 /// From the request's head to the response's.
 async fn exchange(via: &Arc<Via>, form: Form, request: Request<Incoming>) -> Result<Response<Body>, Failure> {
-    let admitted = via.admission().enter().ok_or_else(|| via.reason(Code::Overloaded, Phase::Head))?;
+    let admitted = via.admission().enter().ok_or_else(|| via.client.reason(Code::Overloaded, Phase::Head))?;
     let mut prepared = prepare::incoming(via, request)?;
     let plan = {
-        let held = via.aim.held(via, &prepared.request)?;
+        let held = via.aim.held(&via.client, &prepared.request)?;
         match held.plan_now() {
             Some(plan) => plan,
-            None => target::awaited(via, &held).await?,
+            None => target::awaited(&via.client, &held, via.patience()).await?,
         }
     };
     let table = if prepared.request.version() == Version::HTTP_2 { &plan.http2 } else { &plan.http1 };
@@ -128,7 +128,7 @@ async fn exchange(via: &Arc<Via>, form: Form, request: Request<Incoming>) -> Res
 }
 
 fn no_route(via: &Via, plan: &Plan) -> Reason {
-    let mut reason = via.reason(Code::NoRoute, Phase::Route);
+    let mut reason = via.client.reason(Code::NoRoute, Phase::Route);
     reason.evidence.policy = Some(plan.parent.name().to_owned());
     reason
 }
@@ -136,16 +136,16 @@ fn no_route(via: &Via, plan: &Plan) -> Reason {
 /// Asks whether the client may pass (inbound rules only).
 fn permit(via: &Via, plan: &Plan, rule: &Rule) -> Result<(), Refusal> {
     let Some(permission) = &rule.permission else { return Ok(()) };
-    match weft_decide::authorize::admit(permission.iter(), via.client.ip(), &via.peer) {
+    match weft_decide::authorize::admit(permission.iter(), via.client.addr.ip(), &via.client.peer) {
         Some(by) => {
-            via.shared.authz.http_allowed(via, plan, rule, by);
+            via.shared.authz.http_allowed(via.asked(), plan, rule, by);
             Ok(())
         }
         None => {
-            via.shared.authz.http_denied(via, plan, rule);
-            let mut reason = via.reason(Code::Unauthorized, Phase::Route);
+            via.shared.authz.http_denied(via.asked(), plan, rule);
+            let mut reason = via.client.reason(Code::Unauthorized, Phase::Route);
             reason.evidence.policy = Some(plan.parent.name().to_owned());
-            Err(reason.detail(format!("client {} at {}", via.who(), via.client.ip())).into())
+            Err(reason.detail(format!("client {} at {}", via.client.who(), via.client.addr.ip())).into())
         }
     }
 }
@@ -168,14 +168,15 @@ fn apply(
     match filter::on_request(filter, &uri, prepared.request.headers_mut(), prefix, fastrand::f64()) {
         Outcome::Pass => Ok(()),
         Outcome::Redirect(status, to) => {
-            Err(Refusal::Redirect(via.reason(Code::Redirected, Phase::Route), status, to))
+            Err(Refusal::Redirect(via.client.reason(Code::Redirected, Phase::Route), status, to))
         }
-        Outcome::Inject(answer, message) => {
-            Err(Refusal::Injected(via.reason(Code::InjectedFailure, Phase::Route).detail(message), answer))
-        }
-        Outcome::Forbidden => Err(via.reason(Code::Forbidden, Phase::Route).into()),
+        Outcome::Inject(answer, message) => Err(Refusal::Injected(
+            via.client.reason(Code::InjectedFailure, Phase::Route).detail(message),
+            answer,
+        )),
+        Outcome::Forbidden => Err(via.client.reason(Code::Forbidden, Phase::Route).into()),
         Outcome::Invalid(message) => {
-            Err(via.reason(Code::InvalidPolicy, Phase::Route).detail(message).into())
+            Err(via.client.reason(Code::InvalidPolicy, Phase::Route).detail(message).into())
         }
     }
 }
@@ -325,7 +326,7 @@ impl<'a> Course<'a> {
             ));
         }
         let response = prepare::outgoing(response, self.form, Switch::None);
-        let limits = timeout::BodyLimits::of(self.rule, self.via.hop, self.deadline, sent);
+        let limits = timeout::BodyLimits::of(self.rule, self.via.client.hop, self.deadline, sent);
         Ok(Next::Answer(response.map(|body| limits.apply(body).watched(Box::new(passage)))))
     }
 
@@ -376,7 +377,7 @@ impl<'a> Course<'a> {
         if !error.unprocessed {
             return Err(failure);
         }
-        if self.via.hop == Hop::Inbound {
+        if self.via.client.hop == Hop::Inbound {
             return self.await_application(request, failure).await;
         }
         self.retry_or(spare, request, failure)
@@ -477,7 +478,7 @@ impl<'a> Course<'a> {
     fn unavailable(&self, unavailable: &Unavailable) -> Reason {
         Reason {
             code: unavailable.code(),
-            hop: self.via.hop,
+            hop: self.via.client.hop,
             phase: unavailable.phase,
             evidence: Box::new(unavailable.evidence()),
         }
@@ -485,7 +486,7 @@ impl<'a> Course<'a> {
 
     fn reason(&self, code: Code, phase: Phase) -> Reason {
         let waited = Some(self.waited).filter(|w| !w.is_zero());
-        let mut reason = self.via.reason(code, phase);
+        let mut reason = self.via.client.reason(code, phase);
         *reason.evidence = Evidence { waited, ..Evidence::default() };
         reason
     }

@@ -7,6 +7,7 @@
 mod admin;
 mod admit;
 mod authz;
+mod client;
 pub mod detect;
 mod forward;
 mod headers;

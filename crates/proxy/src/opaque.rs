@@ -16,7 +16,7 @@ use weft_net::stream::Stream;
 
 /// Relays one connection to its end. `sni`: what the client's TLS named, where it was looked at.
 pub(crate) async fn relay(via: Arc<Via>, held: Held, client: Stream, sni: Option<String>) {
-    let addr = via.client;
+    let addr = via.client.addr;
     match run(&via, &held, client, sni.as_deref()).await {
         Ok(()) => {}
         Err(reason) => via.shared.reports.connection(&reason, addr),
@@ -26,17 +26,20 @@ pub(crate) async fn relay(via: Arc<Via>, held: Held, client: Stream, sni: Option
 async fn run(via: &Arc<Via>, held: &Held, client: Stream, sni: Option<&str>) -> Result<(), Reason> {
     let plan = match held.plan_now() {
         Some(plan) => plan,
-        None => crate::target::awaited(via, held).await.map_err(|refusal| refusal.reason().clone())?,
+        None => crate::target::awaited(&via.client, held, via.patience())
+            .await
+            .map_err(|refusal| refusal.reason().clone())?,
     };
     permit(via, &plan)?;
     let rule = plan.tcp_rule(sni).ok_or_else(|| {
-        via.reason(Code::NoRoute, Phase::Route)
+        via.client
+            .reason(Code::NoRoute, Phase::Route)
             .detail(format!("no route for the server name {}", sni.unwrap_or("none")))
     })?;
     match &rule.refusal {
-        Some(TcpRefusal::Forbidden) => return Err(via.reason(Code::Forbidden, Phase::Route)),
+        Some(TcpRefusal::Forbidden) => return Err(via.client.reason(Code::Forbidden, Phase::Route)),
         Some(TcpRefusal::Invalid(why)) => {
-            return Err(via.reason(Code::InvalidPolicy, Phase::Route).detail(why.clone()));
+            return Err(via.client.reason(Code::InvalidPolicy, Phase::Route).detail(why.clone()));
         }
         None => {}
     }
@@ -57,20 +60,20 @@ fn permit(via: &Via, plan: &Plan) -> Result<(), Reason> {
     let Some(permission) = &plan.permission else { return Ok(()) };
     match admitted(via, permission) {
         Some(by) => {
-            via.shared.authz.tcp(via, plan, Admission::Allowed(by));
+            via.shared.authz.tcp(via.asked(), plan, Admission::Allowed(by));
             Ok(())
         }
         None => {
-            via.shared.authz.tcp(via, plan, Admission::Denied);
-            let mut reason = via.reason(Code::Unauthorized, Phase::Accept);
+            via.shared.authz.tcp(via.asked(), plan, Admission::Denied);
+            let mut reason = via.client.reason(Code::Unauthorized, Phase::Accept);
             reason.evidence.policy = Some(plan.parent.name().to_owned());
-            Err(reason.detail(format!("client {}", via.who())))
+            Err(reason.detail(format!("client {}", via.client.who())))
         }
     }
 }
 
 fn admitted<'a>(via: &Via, permission: &'a [Authorization]) -> Option<&'a Authorization> {
-    weft_decide::authorize::admit(permission, via.client.ip(), &via.peer)
+    weft_decide::authorize::admit(permission, via.client.addr.ip(), &via.client.peer)
 }
 
 /// Resolves once a later plan no longer admits the client.
@@ -86,8 +89,8 @@ async fn revoked(via: &Via, held: &Held, first: &Plan) -> Reason {
         let Some(plan) = held.plan_now() else { continue };
         let Some(permission) = &plan.permission else { continue };
         if admitted(via, permission).is_none() {
-            via.shared.authz.tcp(via, &plan, Admission::Terminated);
-            return via.reason(Code::AuthorizationRevoked, Phase::Response);
+            via.shared.authz.tcp(via.asked(), &plan, Admission::Terminated);
+            return via.client.reason(Code::AuthorizationRevoked, Phase::Response);
         }
     }
 }
@@ -103,12 +106,12 @@ async fn connect(
     let mut last = None;
     for _ in 0..TRIES {
         let now = Instant::now();
-        let backend = choose(rule, now).ok_or_else(|| via.reason(Code::NoBackend, Phase::Route))?;
+        let backend = choose(rule, now).ok_or_else(|| via.client.reason(Code::NoBackend, Phase::Route))?;
         let balancer =
-            backend.backend.as_ref().ok_or_else(|| via.reason(Code::NoDispatcher, Phase::Route))?;
+            backend.backend.as_ref().ok_or_else(|| via.client.reason(Code::NoDispatcher, Phase::Route))?;
         let picked = balancer.ready(None).await.map_err(|unavailable| Reason {
             code: unavailable.code(),
-            hop: via.hop,
+            hop: via.client.hop,
             phase: unavailable.phase,
             evidence: Box::new(unavailable.evidence()),
         })?;
@@ -119,14 +122,14 @@ async fn connect(
                 return Ok((stream, pending));
             }
             Err(error) => {
-                let mut reason = via.reason(error.code(), Phase::Connect).detail(error.to_string());
+                let mut reason = via.client.reason(error.code(), Phase::Connect).detail(error.to_string());
                 reason.evidence.endpoint = Some(picked.info().addr.to_string());
                 picked.into_pending().fail(Instant::now(), None);
                 last = Some(reason);
             }
         }
     }
-    Err(last.unwrap_or_else(|| via.reason(Code::Internal, Phase::Connect)))
+    Err(last.unwrap_or_else(|| via.client.reason(Code::Internal, Phase::Connect)))
 }
 
 fn choose(rule: &TcpRule, now: Instant) -> Option<&weft_discover::plan::RuleBackend> {

@@ -38,16 +38,17 @@ impl Prepared {
 /// Takes a request in. Refuses targets that are malformed for their method (§3.7).
 pub(crate) fn incoming(via: &Via, mut request: Request<Incoming>) -> Result<Prepared, Refusal> {
     shape_target(via, &mut request);
-    if via.hop == Hop::Inbound {
+    if via.client.hop == Hop::Inbound {
         connect::unwrap_carried(&mut request);
     }
-    check_target(&request).map_err(|problem| via.reason(Code::BadRequest, Phase::Head).detail(problem))?;
+    check_target(&request)
+        .map_err(|problem| via.client.reason(Code::BadRequest, Phase::Head).detail(problem))?;
     let (method, version) = (request.method().clone(), request.version());
     let switch = headers::end_request_hop(&method, version, request.headers_mut());
     let upgrade = (switch != Switch::None).then(|| hyper::upgrade::on(&mut request));
     headers::remove_claims(request.headers_mut());
-    if via.hop == Hop::Inbound {
-        headers::set_client_id(request.headers_mut(), via.peer.id());
+    if via.client.hop == Hop::Inbound {
+        headers::set_client_id(request.headers_mut(), via.client.peer.id());
     }
     Ok(Prepared { request: request.map(Body::incoming), switch, upgrade })
 }
@@ -136,7 +137,7 @@ pub(crate) fn required_identity(
     }
     let named = |id: Option<&Id>| id.map_or("none".to_owned(), Id::to_string);
     let detail = format!("wanted {}, the endpoint has {}", named(wanted.as_ref()), named(got));
-    Err(via.reason(Code::IdentityRequired, Phase::Connect).detail(detail).into())
+    Err(via.client.reason(Code::IdentityRequired, Phase::Connect).detail(detail).into())
 }
 
 #[cfg(test)]

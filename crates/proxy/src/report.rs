@@ -3,7 +3,7 @@
 //! `weft_reasons_total` has a closed label set: direction, code, phase. The log line says the same with
 //! method, authority, path and peer; a flood of equal ones is thinned. Never decides anything.
 
-use crate::via::Via;
+use crate::client::Client;
 use http::{HeaderValue, Method, Uri};
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -45,7 +45,7 @@ impl Reports {
     }
 
     /// A request was refused.
-    pub(crate) fn request(&self, reason: &Reason, subject: &Subject, via: &Via) {
+    pub(crate) fn request(&self, reason: &Reason, subject: &Subject, client: &Client) {
         self.count(reason);
         let family = if reason.hop == Hop::Inbound { &self.inbound_http } else { &self.outbound_http };
         // Denials have families of their own, as in the peer.
@@ -61,7 +61,7 @@ impl Reports {
             let authority = authority.or(host).unwrap_or_default();
             tracing::info!(
                 reason = %reason, method = %subject.method, authority, path = subject.uri.path(),
-                client = %via.client, peer = via.who(), suppressed, "the mesh answered a request"
+                client = %client.addr, peer = client.who(), suppressed, "the mesh answered a request"
             );
         }
     }

@@ -5,6 +5,7 @@
 //! request. Every wait is bounded by a timeout of the settings.
 
 use crate::authz::LastAllowed;
+use crate::client::Client;
 use crate::detect::{self, Detected};
 use crate::forward::forward;
 use crate::opaque;
@@ -130,7 +131,7 @@ async fn decrypted(via: Via, held: Held, stream: Stream, protocol: Protocol) {
     }
     match look(stream, limit).await {
         Ok((found, stream)) => spoken(via, held, stream, (protocol, found)).await,
-        Err(error) => closed_early(&via.shared, Hop::Inbound, via.client, &error),
+        Err(error) => closed_early(&via.shared, Hop::Inbound, via.client.addr, &error),
     }
 }
 
@@ -364,8 +365,8 @@ fn http2_builder(direction: &Direction) -> http2::Builder<TokioExecutor> {
 /// Counts what hyper refused by itself on an HTTP/1 connection.
 fn http1_ended(via: &Via, ended: hyper::Result<()>, offence: Option<weft_net::head::Offence>) {
     if let Some(offence) = offence {
-        let reason = via.reason(offence.code(), Phase::Head).detail(offence.as_str());
-        return via.shared.reports.connection(&reason, via.client);
+        let reason = via.client.reason(offence.code(), Phase::Head).detail(offence.as_str());
+        return via.shared.reports.connection(&reason, via.client.addr);
     }
     let Err(error) = ended else { return };
     let code = match () {
@@ -373,10 +374,12 @@ fn http1_ended(via: &Via, ended: hyper::Result<()>, offence: Option<weft_net::he
         () if error.is_parse_too_large() => Code::HeadersTooLarge,
         () if error.is_parse() => Code::BadRequest,
         () => {
-            return tracing::debug!(%error, client = %via.client, "an HTTP/1 connection ended with an error");
+            return tracing::debug!(%error, client = %via.client.addr, "an HTTP/1 connection ended with an error");
         }
     };
-    via.shared.reports.connection(&via.reason(code, Phase::Head).detail(error.to_string()), via.client);
+    via.shared
+        .reports
+        .connection(&via.client.reason(code, Phase::Head).detail(error.to_string()), via.client.addr);
 }
 
 /// Counts what h2 refused by itself on an HTTP/2 connection.
@@ -391,22 +394,23 @@ fn http2_ended(via: &Via, ended: hyper::Result<()>) {
                 Some(_) if ours => Code::BadRequest,
                 _ => break,
             };
-            let reason = via.reason(code, Phase::Head).detail(h2.to_string());
-            return via.shared.reports.connection(&reason, via.client);
+            let reason = via.client.reason(code, Phase::Head).detail(h2.to_string());
+            return via.shared.reports.connection(&reason, via.client.addr);
         }
         next = cause.source();
     }
-    tracing::debug!(%error, client = %via.client, "an HTTP/2 connection ended with an error");
+    tracing::debug!(%error, client = %via.client.addr, "an HTTP/2 connection ended with an error");
 }
 
 impl Via {
     fn new(shared: Arc<Shared>, hop: Hop, client: SocketAddr, peer: Peer, aim: Aim) -> Self {
         let (closing, allowed) = (Closing::default(), LastAllowed::default());
-        Self { shared, hop, client, peer, aim, guard: None, closing, allowed }
+        let client = Client { hop, addr: client, peer };
+        Self { shared, client, aim, guard: None, closing, allowed }
     }
 
     fn direction(&self) -> Direction {
-        match self.hop {
+        match self.client.hop {
             Hop::Inbound => self.shared.settings.inbound.clone(),
             Hop::Outbound => self.shared.settings.outbound.clone(),
         }

@@ -2,15 +2,25 @@
 //!
 //! Read-only and bounded by the caches it shows. Secrets never reach it: settings come already masked.
 
-use crate::admin::Admin;
+use crate::via::Shared;
 use serde_json::{Value, json};
 use weft_balance::{EndpointState, backend::EndpointSnapshot};
 use weft_discover::destination::Destination;
+use weft_discover::destination::Destinations;
 use weft_discover::plan::{Backend, Plan};
+use weft_identity::renew;
 use weft_model::reason;
 
+/// What the page is made of.
+pub(crate) struct Seen<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) destinations: &'a Destinations,
+    pub(crate) identity: renew::State,
+    pub(crate) settings: &'a Value,
+}
+
 /// Everything.
-pub(crate) fn state(admin: &Admin) -> Value {
+pub(crate) fn state(admin: &Seen<'_>) -> Value {
     let mut outbound = Vec::new();
     admin.destinations.each_outbound(|addr, destination| {
         outbound.push(json!({ "destination": addr.to_string(), "plan": of_destination(destination) }));
@@ -35,12 +45,12 @@ pub(crate) fn state(admin: &Admin) -> Value {
         "lookups": lookups(admin),
         "outbound": outbound,
         "inbound": inbound,
-        "settings": admin.shown_settings,
+        "settings": admin.settings,
     })
 }
 
-fn identity(admin: &Admin) -> Value {
-    let state = admin.identity.borrow();
+fn identity(admin: &Seen<'_>) -> Value {
+    let state = &admin.identity;
     let unix = |time: std::time::SystemTime| {
         time.duration_since(std::time::UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default()
     };
@@ -55,7 +65,7 @@ fn identity(admin: &Admin) -> Value {
     })
 }
 
-fn lookups(admin: &Admin) -> Vec<Value> {
+fn lookups(admin: &Seen<'_>) -> Vec<Value> {
     let rows = admin.destinations.lookup().rows();
     rows.into_iter()
         .map(|row| {

@@ -1,14 +1,15 @@
 //! Where a connection leads: to one destination, or, on the forward-proxy listener, to whatever each
 //! request names.
 
+use crate::client::Client;
 use crate::headers;
 use crate::reply::Refusal;
-use crate::via::Via;
 use http::Request;
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use weft_discover::destination::{Destinations, Held, NoPlan};
 use weft_discover::plan::Plan;
 use weft_model::address::Addr;
@@ -66,9 +67,9 @@ impl Each {
     }
 
     /// The destination of an address that a client named.
-    pub(crate) fn destination(&self, via: &Via, addr: Addr) -> Result<Held, Refusal> {
+    pub(crate) fn destination(&self, client: &Client, addr: Addr) -> Result<Held, Refusal> {
         if self.own.forbid(&addr) {
-            let reason = via.reason(Code::ForbiddenTarget, Phase::Discovery);
+            let reason = client.reason(Code::ForbiddenTarget, Phase::Discovery);
             return Err(reason.detail(format!("{addr} may not be reached through the forward proxy")).into());
         }
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,7 +79,7 @@ impl Each {
         let found = self
             .destinations
             .outbound(&addr)
-            .map_err(|full| via.reason(Code::Overloaded, Phase::Discovery).detail(full.to_string()))?;
+            .map_err(|full| client.reason(Code::Overloaded, Phase::Discovery).detail(full.to_string()))?;
         if held.len() >= self.limit {
             held.remove(0);
         }
@@ -89,16 +90,16 @@ impl Each {
 
 impl Aim {
     /// The destination of a request.
-    pub(crate) fn held(&self, via: &Via, request: &Request<Body>) -> Result<Cow<'_, Held>, Refusal> {
+    pub(crate) fn held(&self, client: &Client, request: &Request<Body>) -> Result<Cow<'_, Held>, Refusal> {
         let each = match self {
             Aim::One(held) => return Ok(Cow::Borrowed(held)),
             Aim::Each(each) => each,
         };
-        let bad = |detail: String| via.reason(Code::BadRequest, Phase::Head).detail(detail);
+        let bad = |detail: String| client.reason(Code::BadRequest, Phase::Head).detail(detail);
         let authority = headers::authority(request.uri(), request.headers());
         let authority = authority.ok_or_else(|| bad("the request names no host".into()))?;
         let addr = Addr::from_authority(authority, HTTP_PORT).map_err(|e| bad(e.to_string()))?;
-        each.destination(via, addr).map(Cow::Owned)
+        each.destination(client, addr).map(Cow::Owned)
     }
 
     /// The socket address, where the connection leads to one.
@@ -114,16 +115,15 @@ impl Aim {
 }
 
 /// Waits for the first answer about a destination, as long as the setting allows.
-pub(crate) async fn awaited(via: &Via, held: &Held) -> Result<Arc<Plan>, Refusal> {
-    let limit = via.shared.settings.discovery.first_answer_timeout;
+pub(crate) async fn awaited(client: &Client, held: &Held, limit: Duration) -> Result<Arc<Plan>, Refusal> {
     held.plan(limit).await.map_err(|none| match none {
         NoPlan::TimedOut { last_error } => {
-            let reason = via.reason(Code::DiscoveryTimeout, Phase::Discovery);
+            let reason = client.reason(Code::DiscoveryTimeout, Phase::Discovery);
             let why = last_error.map(|e| format!("; the last error was: {e}")).unwrap_or_default();
             reason.detail(format!("no answer about {} for {} ms{why}", held.addr(), limit.as_millis())).into()
         }
         NoPlan::Refused { message } => {
-            via.reason(Code::DiscoveryRefused, Phase::Discovery).detail(message).into()
+            client.reason(Code::DiscoveryRefused, Phase::Discovery).detail(message).into()
         }
     })
 }

@@ -4,19 +4,19 @@
 //! `serve` makes one `Via` a connection; `forward` reads it for each request.
 
 use crate::admit::Admission;
-use crate::authz::{Authz, LastAllowed};
+use crate::authz::{Asked, Authz, LastAllowed};
+use crate::client::Client;
 use crate::reply::Openness;
 use crate::report::{Reports, Subject};
-use crate::settings::{InformationalHeaders, Settings};
+use crate::settings::Settings;
 use crate::target::Aim;
 use http::{Request, StatusCode};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::sync::Notify;
 use weft_identity::store::Store;
-use weft_model::identity::Peer;
-use weft_model::reason::{Code, Hop, Phase, Reason};
+use weft_model::reason::{Hop, Reason};
 use weft_net::drain::Drain;
 use weft_net::guard::Handle;
 use weft_route::retry::Budget;
@@ -37,9 +37,7 @@ pub(crate) struct Shared {
 /// One connection.
 pub(crate) struct Via {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) hop: Hop,
-    pub(crate) client: SocketAddr,
-    pub(crate) peer: Peer,
+    pub(crate) client: Client,
     pub(crate) aim: Aim,
     /// The guard over an HTTP/1 connection's reads, told how upgrades were answered.
     pub(crate) guard: Option<Handle>,
@@ -67,7 +65,7 @@ impl Closing {
 impl Via {
     /// The bound on requests in flight in this direction.
     pub(crate) fn admission(&self) -> &Admission {
-        match self.hop {
+        match self.client.hop {
             Hop::Inbound => &self.shared.inbound,
             Hop::Outbound => &self.shared.outbound,
         }
@@ -75,31 +73,7 @@ impl Via {
 
     /// What synthesized answers may tell this client.
     pub(crate) fn openness(&self) -> Openness {
-        match self.hop {
-            Hop::Outbound
-                if self.shared.settings.informational_headers == InformationalHeaders::Suppressed =>
-            {
-                Openness::Silent
-            }
-            // Whoever can reach the outbound listener is the proxy's own application.
-            Hop::Outbound => Openness::Evidence,
-            Hop::Inbound if self.peer.id().is_some() => Openness::Evidence,
-            Hop::Inbound => Openness::CodeOnly,
-        }
-    }
-
-    /// A reason of this hop.
-    pub(crate) fn reason(&self, code: Code, phase: Phase) -> Reason {
-        Reason::new(code, self.hop, phase)
-    }
-
-    /// The client, for people.
-    pub(crate) fn who(&self) -> String {
-        match &self.peer {
-            Peer::Tls(Some(id)) => id.to_string(),
-            Peer::Tls(None) => "without a certificate".into(),
-            Peer::Passthrough(_) | Peer::Plain(_) => "without mesh TLS".into(),
-        }
+        self.client.openness(self.shared.settings.informational_headers)
     }
 
     /// What a log line about a request says of it. Cheap: it shares the request's own bytes.
@@ -113,13 +87,23 @@ impl Via {
 
     /// Counts and logs why a request was refused.
     pub(crate) fn report(&self, reason: &Reason, subject: &Subject) {
-        self.shared.reports.request(reason, subject, self);
+        self.shared.reports.request(reason, subject, &self.client);
     }
 
     /// Closes the client's connection once the responses under way are done.
     pub(crate) fn close_after_this(&self) {
         self.closing.asked.store(true, Ordering::Release);
         self.closing.notify.notify_one();
+    }
+
+    /// How long a first answer about a destination is awaited.
+    pub(crate) fn patience(&self) -> Duration {
+        self.shared.settings.discovery.first_answer_timeout
+    }
+
+    /// Who asks for what, for the counters of authorization.
+    pub(crate) fn asked(&self) -> Asked<'_> {
+        Asked { client: &self.client, target: self.aim.addr(), last: &self.allowed }
     }
 
     /// Tells the guard how a request was answered.
