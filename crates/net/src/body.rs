@@ -51,6 +51,17 @@ pub trait Watch: Send {
     fn error(&mut self, error: &BodyError);
 }
 
+/// An HTTP/2 stream error that is passed on with its own code, as the error of a service.
+#[derive(Debug, thiserror::Error)]
+#[error("the endpoint reset the stream: {0}")]
+pub struct Reset(#[source] h2::Error);
+
+impl From<h2::Reason> for Reset {
+    fn from(reason: h2::Reason) -> Self {
+        Self(reason.into())
+    }
+}
+
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {

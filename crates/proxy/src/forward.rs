@@ -15,7 +15,6 @@ use crate::timeout;
 use crate::tunnel;
 use crate::via::Via;
 use http::{Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use weft_balance::backend::Picked;
@@ -26,7 +25,7 @@ use weft_decide::classify::Class;
 use weft_decide::filter::{self, Outcome};
 use weft_discover::plan::{Meshed, Plan, Rule, RuleBackend, Upstream};
 use weft_model::reason::{Code, Evidence, Hop, Phase, Reason};
-use weft_net::body::Body;
+use weft_net::body::{Body, Reset};
 use weft_route::metrics::{Ending, Granted};
 use weft_route::retry::Retry;
 use weft_route::table::Found;
@@ -35,13 +34,8 @@ use weft_route::table::Found;
 /// are more likely to share a cause than to be unlucky.
 const MAX_ATTEMPTS: u32 = 4;
 
-/// An HTTP/2 stream error that is passed on to an HTTP/2 client with its own code.
-#[derive(Debug, thiserror::Error)]
-#[error("the endpoint reset the stream: {0}")]
-pub(crate) struct Reset(#[source] pub(crate) h2::Error);
-
 /// Serves one request.
-pub(crate) async fn forward(via: Arc<Via>, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
+pub(crate) async fn forward(via: Arc<Via>, request: Request<Body>) -> Result<Response<Body>, Reset> {
     let form = Form {
         version: request.version(),
         carried: if request.headers().contains_key(headers::ORIG_PROTO) { Carried::Yes } else { Carried::No },
@@ -81,7 +75,7 @@ impl Failure {
         match self {
             Failure::Refused(refusal) => refusal,
             Failure::Reset(reset) => {
-                via.client.reason(Code::StreamReset, Phase::Request).detail(reset.0.to_string()).into()
+                via.client.reason(Code::StreamReset, Phase::Request).detail(reset.to_string()).into()
             }
         }
     }
@@ -94,7 +88,7 @@ impl<R: Into<Refusal>> From<R> for Failure {
 }
 
 /// From the request's head to the response's.
-async fn exchange(via: &Arc<Via>, form: Form, request: Request<Incoming>) -> Result<Response<Body>, Failure> {
+async fn exchange(via: &Arc<Via>, form: Form, request: Request<Body>) -> Result<Response<Body>, Failure> {
     let admitted = via.admission().enter().ok_or_else(|| via.client.reason(Code::Overloaded, Phase::Head))?;
     let mut prepared = prepare::incoming(via, request)?;
     let plan = {
@@ -188,7 +182,7 @@ struct Course<'a> {
     form: Form,
     switch: Switch,
     request: Option<Request<Body>>,
-    client_upgrade: Option<hyper::upgrade::OnUpgrade>,
+    client_upgrade: Option<tunnel::Side>,
     started: Instant,
     deadline: Option<Instant>,
     attempts: u32,
@@ -319,7 +313,7 @@ impl<'a> Course<'a> {
             filter::on_response(filter, response.headers_mut());
         }
         if tunnel::switched(self.switch, response.status()) {
-            let upgraded = hyper::upgrade::on(&mut response);
+            let upgraded = tunnel::side(&mut response);
             tunnel::start(self.via, self.client_upgrade.take(), upgraded, passage);
             return Ok(Next::Answer(
                 prepare::outgoing(response, self.form, self.switch).map(|_| Body::empty()),
@@ -370,7 +364,7 @@ impl<'a> Course<'a> {
         reason = reason.detail(error.failure.to_string());
         self.settle_failed(backend, (picked, sent), error.code());
         let failure = match error.reset() {
-            Some(code) => Failure::Reset(Reset(code.into())),
+            Some(code) => Failure::Reset(code.into()),
             None => reason.into(),
         };
         let request = error.request.map(|r| *r);

@@ -6,10 +6,10 @@
 use crate::headers::{self, Switch};
 use crate::reply::{Carried, Form, Refusal};
 use crate::target::Aim;
+use crate::tunnel;
 use crate::via::Via;
 use http::header::{CONTENT_LENGTH, HOST, RETRY_AFTER, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
 use std::time::Duration;
 use weft_connect::http::{self as connect, AbsoluteForm};
 use weft_decide::matching::RequestView;
@@ -24,7 +24,7 @@ pub(crate) struct Prepared {
     /// What it asks to become.
     pub(crate) switch: Switch,
     /// The client's side of that, once it is granted.
-    pub(crate) upgrade: Option<hyper::upgrade::OnUpgrade>,
+    pub(crate) upgrade: Option<tunnel::Side>,
 }
 
 impl Prepared {
@@ -36,7 +36,7 @@ impl Prepared {
 }
 
 /// Takes a request in. Refuses targets that are malformed for their method (§3.7).
-pub(crate) fn incoming(via: &Via, mut request: Request<Incoming>) -> Result<Prepared, Refusal> {
+pub(crate) fn incoming(via: &Via, mut request: Request<Body>) -> Result<Prepared, Refusal> {
     shape_target(via, &mut request);
     if via.client.hop == Hop::Inbound {
         connect::unwrap_carried(&mut request);
@@ -45,12 +45,12 @@ pub(crate) fn incoming(via: &Via, mut request: Request<Incoming>) -> Result<Prep
         .map_err(|problem| via.client.reason(Code::BadRequest, Phase::Head).detail(problem))?;
     let (method, version) = (request.method().clone(), request.version());
     let switch = headers::end_request_hop(&method, version, request.headers_mut());
-    let upgrade = (switch != Switch::None).then(|| hyper::upgrade::on(&mut request));
+    let upgrade = (switch != Switch::None).then(|| tunnel::side(&mut request));
     headers::remove_claims(request.headers_mut());
     if via.client.hop == Hop::Inbound {
         headers::set_client_id(request.headers_mut(), via.client.peer.id());
     }
-    Ok(Prepared { request: request.map(Body::incoming), switch, upgrade })
+    Ok(Prepared { request, switch, upgrade })
 }
 
 /// An absolute target stays absolute on its way, except that a client of the forward proxy writes one only

@@ -152,20 +152,10 @@ pub async fn start(world: World) -> Result<Proxy, StartError> {
         stop: stop.clone(),
     };
     weft_telemetry::process::register(&registry, crate::build());
-    let (admin_addr, admin_socket) = (listeners.admin.local_addr()?, listeners.admin);
-    control.spawn(admin::run(Arc::new(admin), admin_socket, drain));
+    let admin_addr = listeners.admin.local_addr()?;
 
     let (done, drained) = tokio::sync::watch::channel(false);
-    let proxy = Proxy {
-        outbound: listeners.outbound.iter().map(Listener::local_addr).collect::<Result<_, _>>()?,
-        inbound: listeners.inbound.local_addr()?,
-        admin: admin_addr,
-        forward_proxy: listeners.forward_proxy.as_ref().map(Listener::local_addr).transpose()?,
-        upstreams: listeners.upstreams.iter().map(|(l, _)| l.local_addr()).collect::<Result<_, _>>()?,
-        binds: listeners.binds.iter().map(|(l, _)| l.local_addr()).collect::<Result<_, _>>()?,
-        drained,
-        stop: stop.clone(),
-    };
+    let proxy = listeners.proxy(admin_addr, drained, stop.clone())?;
     let accepting = Accepting {
         shared,
         destinations,
@@ -177,6 +167,7 @@ pub async fn start(world: World) -> Result<Proxy, StartError> {
         upstreams: listeners.upstreams,
         binds: listeners.binds,
     };
+    control.spawn(admin::run(Arc::new(admin), listeners.admin, drain));
     let grace = settings.shutdown.grace;
     data.clone().spawn(async move {
         let accept = tokio::spawn(accepting.run(store));
@@ -246,6 +237,25 @@ impl Listeners {
             upstreams: settings.upstreams.iter().map(upstream).collect::<Result<_, std::io::Error>>()?,
             binds: settings.inbound_binds.iter().map(bound).collect::<Result<_, std::io::Error>>()?,
             admin,
+        })
+    }
+
+    /// The running proxy's addresses.
+    fn proxy(
+        &self,
+        admin: SocketAddr,
+        drained: tokio::sync::watch::Receiver<bool>,
+        stop: Arc<tokio::sync::Notify>,
+    ) -> std::io::Result<Proxy> {
+        Ok(Proxy {
+            outbound: self.outbound.iter().map(Listener::local_addr).collect::<Result<_, _>>()?,
+            inbound: self.inbound.local_addr()?,
+            admin,
+            forward_proxy: self.forward_proxy.as_ref().map(Listener::local_addr).transpose()?,
+            upstreams: self.upstreams.iter().map(|(l, _)| l.local_addr()).collect::<Result<_, _>>()?,
+            binds: self.binds.iter().map(|(l, _)| l.local_addr()).collect::<Result<_, _>>()?,
+            drained,
+            stop,
         })
     }
 

@@ -12,6 +12,7 @@ use crate::opaque;
 use crate::settings::Direction;
 use crate::target::Aim;
 use crate::via::{Closing, Shared, Via};
+use http::Request;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -26,6 +27,7 @@ use weft_identity::store::{Accept, Accepted};
 use weft_model::destination::Windows;
 use weft_model::identity::{NoTls, Peer};
 use weft_model::reason::{Code, Hop, Phase, Reason};
+use weft_net::body::Body;
 use weft_net::guard::GuardedStream;
 use weft_net::prefixed::{self, Bounds, Outcome};
 use weft_net::stream::Stream;
@@ -292,7 +294,9 @@ async fn http(mut via: Via, stream: Stream, version: Http) {
             let via = Arc::new(via);
             let service = service_fn({
                 let via = via.clone();
-                move |request| forward(via.clone(), request)
+                move |request: Request<hyper::body::Incoming>| {
+                    forward(via.clone(), request.map(Body::incoming))
+                }
             });
             let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
             let ended = until_closed(&via, connection, |c| c.graceful_shutdown()).await;
@@ -302,7 +306,9 @@ async fn http(mut via: Via, stream: Stream, version: Http) {
             let via = Arc::new(via);
             let service = service_fn({
                 let via = via.clone();
-                move |request| forward(via.clone(), request)
+                move |request: Request<hyper::body::Incoming>| {
+                    forward(via.clone(), request.map(Body::incoming))
+                }
             });
             let builder = http2_builder(&via.direction());
             let connection = builder.serve_connection(TokioIo::new(stream), service);

@@ -9,6 +9,7 @@ use http::StatusCode;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::sync::Arc;
+use weft_net::body::Body;
 use weft_net::splice;
 
 /// Whether an answer turns its connection into a tunnel.
@@ -20,12 +21,37 @@ pub(crate) fn switched(asked: Switch, status: StatusCode) -> bool {
     }
 }
 
+/// One side of a tunnel to be: a connection that is about to switch.
+pub(crate) struct Side(OnUpgrade);
+
+/// Takes the connection under a request or response, to be had once it has switched.
+pub(crate) fn side<M: Upgradable>(message: &mut M) -> Side {
+    Side(message.on_upgrade())
+}
+
+/// A message whose connection can switch.
+pub(crate) trait Upgradable {
+    fn on_upgrade(&mut self) -> OnUpgrade;
+}
+
+impl Upgradable for http::Request<Body> {
+    fn on_upgrade(&mut self) -> OnUpgrade {
+        hyper::upgrade::on(self)
+    }
+}
+
+impl Upgradable for http::Response<Body> {
+    fn on_upgrade(&mut self) -> OnUpgrade {
+        hyper::upgrade::on(self)
+    }
+}
+
 /// Relays between the two sides once both have switched. The exchange's `passage` ends with the tunnel.
-pub(crate) fn start(via: &Arc<Via>, client: Option<OnUpgrade>, server: OnUpgrade, mut passage: Passage) {
+pub(crate) fn start(via: &Arc<Via>, client: Option<Side>, server: Side, mut passage: Passage) {
     let Some(client) = client else { return };
     let guard = via.shared.drain.guard();
     tokio::spawn(async move {
-        let (client, server) = match tokio::try_join!(client, server) {
+        let (client, server) = match tokio::try_join!(client.0, server.0) {
             Ok(both) => both,
             Err(error) => {
                 tracing::debug!(%error, "an upgraded connection was lost before its tunnel began");

@@ -50,7 +50,7 @@ pub struct Beyond {
 }
 
 /// The family that counts how often each limit was reached; its label `limit` is the setting's flag.
-pub const LIMIT_METRIC: &str = "weft_limit_reached_total";
+pub(super) const LIMIT_METRIC: &str = "weft_limit_reached_total";
 
 impl Setting {
     /// The name of its flag without the dashes, such as `inbound-detect-timeout`.
