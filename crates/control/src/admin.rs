@@ -2,7 +2,6 @@
 //!
 //! State and log level are for local clients only. It never changes manifests or certificates.
 
-use crate::assemble::Reports;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
@@ -10,11 +9,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use weft_identity::authority::{Authority, Role};
 use weft_net::body::Body;
 use weft_net::stream::Stream;
 use weft_net::{drain, web};
+use weft_resources::report::Report;
 use weft_serve::views::Views;
 use weft_telemetry::Registry;
 use weft_telemetry::log::LogLevel;
@@ -25,6 +25,9 @@ const CONNECTIONS: usize = 64;
 
 /// Longest log filter that is accepted, bytes.
 const MAX_FILTER: usize = 4096;
+
+/// The latest report of each directory.
+pub(crate) type Reports = Vec<watch::Receiver<Arc<Report>>>;
 
 /// What the operator sees.
 pub(crate) struct Admin {

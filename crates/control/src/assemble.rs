@@ -1,6 +1,9 @@
 //! Puts the control plane together: authority, manifests, views, services, edge, admin.
+//!
+//! `run` and the tests call [`start`]. Directories feed the views, the edge lets proxies in, the admin listener
+//! shows both. It decides nothing about what proxies are told: that is `index`'s business.
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, Reports};
 use crate::{ControlError, Options};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -130,9 +133,6 @@ fn config(options: &Options) -> Config {
         ..defaults
     }
 }
-
-/// The latest report of each directory.
-pub(crate) type Reports = Vec<watch::Receiver<Arc<Report>>>;
 
 /// Feeds the views from every directory; the first batch of each is in force on return.
 async fn follow(options: &Options, views: &Views) -> (Reports, Vec<JoinHandle<()>>) {

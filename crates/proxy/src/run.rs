@@ -131,16 +131,7 @@ pub async fn start(world: World) -> Result<Proxy, StartError> {
     let (renewal, identity) = renewal(&settings, &store, link(Which::Identity, &settings.control.identity)?)?;
     control.spawn(renewal.run());
 
-    let shared = Arc::new(Shared {
-        settings: settings.clone(),
-        store: store.clone(),
-        reports: Reports::new(&registry),
-        authz: Authz::new(&registry),
-        unprocessed: Budget::new(&RetryBudget::default(), Instant::now()),
-        inbound: Admission::new(settings.inbound.max_in_flight),
-        outbound: Admission::new(settings.outbound.max_in_flight),
-        drain: drain.clone(),
-    });
+    let shared = Arc::new(shared(&settings, &store, &registry, &drain));
     let stop = Arc::new(tokio::sync::Notify::new());
     let admin = Admin {
         shared: shared.clone(),
@@ -177,6 +168,20 @@ pub async fn start(world: World) -> Result<Proxy, StartError> {
         done.send_replace(true);
     });
     Ok(proxy)
+}
+
+/// What all connections share.
+fn shared(settings: &Arc<Settings>, store: &Store, registry: &Registry, drain: &drain::Drain) -> Shared {
+    Shared {
+        settings: settings.clone(),
+        store: store.clone(),
+        reports: Reports::new(registry),
+        authz: Authz::new(registry),
+        unprocessed: Budget::new(&RetryBudget::default(), Instant::now()),
+        inbound: Admission::new(settings.inbound.max_in_flight),
+        outbound: Admission::new(settings.outbound.max_in_flight),
+        drain: drain.clone(),
+    }
 }
 
 /// Drains, but not beyond the grace period.

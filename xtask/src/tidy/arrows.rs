@@ -27,7 +27,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("index", &["model", "decide"]),
     ("resources", &["model", "index"]),
     ("serve", &["model", "wire", "net", "identity", "index", "telemetry"]),
-    ("control", &["model", "net", "identity", "index", "resources", "serve", "telemetry"]),
+    // to wire for its router, which the assembled services hang in
+    ("control", &["model", "wire", "net", "identity", "index", "resources", "serve", "telemetry"]),
     // beside the house
     ("testkit", &["model", "wire", "net", "identity", "proxy", "control", "telemetry", "index", "resources"]),
     ("scenarios", &["model", "net", "identity", "proxy", "control", "telemetry", "testkit"]),
