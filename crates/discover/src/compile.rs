@@ -8,10 +8,11 @@ use crate::plan::{
     Backend, Backends, Meshed, Plan, Protocol, Rule, RuleBackend, Table, TcpRefusal, TcpRule, Upstream,
 };
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use weft_balance::backend::{Change, Params};
+use weft_balance::metrics::Counts;
 use weft_connect::{Context, Endpoint, ReadyWhen};
 use weft_decide::matching::{CompiledCondition, Matcher};
 use weft_model::address::{Addr, NameAddr};
@@ -24,11 +25,84 @@ use weft_model::policy::{
 };
 use weft_model::profile::Profile;
 use weft_model::route::{Dispatch, Distribution, Filter, LoadParams, Queue, Route, RouteBackend, Timeouts};
-use weft_route::metrics::{Metrics, Pairs};
+use weft_route::metrics::{Metrics, Pairs, push_meta};
 use weft_route::retry::{Budget, Retry};
+use weft_telemetry::text::{Exposition, Kind};
+use weft_telemetry::{LabelWriter, Labels};
 
 /// Starts feeding a backend with the endpoints of a name, until what it returns is dropped.
 pub type Feed = Arc<dyn Fn(&NameAddr, Backend) -> Box<dyn Any + Send + Sync> + Send + Sync>;
+
+impl LiveBackends {
+    /// Writes the peer's balancer families (§5.2) of every backend in use that balances over a name.
+    pub fn write(&self, out: &mut Exposition) {
+        let live: Vec<_> = {
+            let live = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            live.values().filter_map(Weak::upgrade).filter(|l| !l.labels.is_empty()).collect()
+        };
+        // Two backends of one name differ only in their nature; a series may stand in a scrape once.
+        let rows: BTreeMap<_, _> =
+            live.iter().map(|l| (text(&l.labels), l.backend.metrics().snapshot())).collect();
+        let mut family =
+            |name: &str, help: &str, kind: Kind, value: &dyn Fn(&Counts) -> Vec<(&'static str, u64)>| {
+                if rows.is_empty() {
+                    return;
+                }
+                out.family(name, help, kind);
+                for (labels, counts) in &rows {
+                    for (extra, number) in value(counts) {
+                        out.line(name, &format!("{extra}{labels}"), number);
+                    }
+                }
+            };
+        family("outbound_http_balancer_endpoints", "Endpoints of a balancer.", Kind::Gauge, &|c| {
+            vec![
+                ("endpoint_state=\"ready\",", c.endpoints_ready),
+                ("endpoint_state=\"pending\",", c.endpoints_pending),
+            ]
+        });
+        family(
+            "outbound_http_balancer_p2c_updates_total",
+            "Changes of the endpoint set.",
+            Kind::Counter,
+            &|c| {
+                vec![
+                    ("op=\"Reset\",", c.updates_reset),
+                    ("op=\"Add\",", c.updates_add),
+                    ("op=\"Remove\",", c.updates_remove),
+                ]
+            },
+        );
+        family("outbound_http_balancer_queue_length", "Requests waiting.", Kind::Gauge, &|c| {
+            vec![("", c.queue_length)]
+        });
+        family("outbound_http_balancer_queue_requests_total", "Requests taken.", Kind::Counter, &|c| {
+            vec![("", c.queue_requests)]
+        });
+        family(
+            "outbound_http_balancer_queue_gate_open_total",
+            "Ends of failing fast.",
+            Kind::Counter,
+            &|c| vec![("", c.gate_opened)],
+        );
+        family(
+            "outbound_http_balancer_queue_gate_shut_total",
+            "Beginnings of failing fast.",
+            Kind::Counter,
+            &|c| vec![("", c.gate_shut)],
+        );
+        family("weft_balancer_ejections_total", "Endpoints shut by their breaker.", Kind::Counter, &|c| {
+            vec![("", c.ejections)]
+        });
+    }
+}
+
+/// Label pairs as text.
+fn text(labels: &Pairs) -> String {
+    let mut text = String::new();
+    labels[..].write(&mut LabelWriter::new(&mut text));
+    text
+}
 
 /// Compiles plans of one direction.
 pub struct Compiler {
@@ -39,12 +113,28 @@ pub struct Compiler {
     feed: Feed,
     /// Longest look at a connection's first bytes, where the policy does not say.
     detect_timeout: Duration,
-    live: Mutex<HashMap<Key, Weak<Live>>>,
+    live: LiveBackends,
 }
+
+/// The backends in use, for metrics. Clones share them.
+#[derive(Clone, Default)]
+pub struct LiveBackends(Arc<Mutex<HashMap<Key, Weak<Live>>>>);
 
 /// What makes two backends the same.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key(String);
+
+impl Key {
+    /// The labels of a balanced name; none for others.
+    fn labels(&self) -> Pairs {
+        let mut labels = Pairs::new();
+        if let Some(dst) = self.0.split(' ').next().and_then(|dst| dst.parse::<NameAddr>().ok()) {
+            push_meta(&mut labels, "backend", &service_meta(&dst));
+            labels.push(("logical".into(), dst.to_string()));
+        }
+        labels
+    }
+}
 
 /// How a backend behaves, apart from where it leads.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +147,8 @@ struct Nature {
 /// A backend in use and what feeds it.
 struct Live {
     backend: Backend,
+    /// Labels of its metrics.
+    labels: Pairs,
     _source: Box<dyn Any + Send + Sync>,
 }
 
@@ -89,7 +181,12 @@ impl Compiler {
             other => other,
         };
         let connect_bytes = Arc::new(Context { ready_when: lazily, ..(*connect).clone() });
-        Self { connect, connect_bytes, metrics, queue, feed, detect_timeout, live: Mutex::default() }
+        Self { connect, connect_bytes, metrics, queue, feed, detect_timeout, live: LiveBackends::default() }
+    }
+
+    /// The backends in use.
+    pub fn live_backends(&self) -> LiveBackends {
+        self.live.clone()
     }
 
     /// The plan of an outbound destination. `policy: None`: the control plane has none for it.
@@ -456,7 +553,8 @@ impl Compiler {
         nature: Nature,
         start: impl FnOnce(Backend, &Feed) -> Box<dyn Any + Send + Sync>,
     ) -> Arc<Live> {
-        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let labels = key.labels();
+        let mut live = self.live.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = live.get(&key).and_then(Weak::upgrade) {
             return found;
         }
@@ -473,7 +571,7 @@ impl Compiler {
             endpoint: Endpoint::new(info, connect.clone(), readiness),
         });
         let source = start(backend.clone(), &self.feed);
-        let made = Arc::new(Live { backend, _source: source });
+        let made = Arc::new(Live { backend, labels, _source: source });
         live.insert(key, Arc::downgrade(&made));
         made
     }

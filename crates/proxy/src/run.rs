@@ -418,6 +418,8 @@ fn destinations(
         compiler(&settings.outbound, outbound, Hop::Outbound, feed),
         compiler(&settings.inbound, inbound, Hop::Inbound, none),
     );
+    let balancers = compilers.0.live_backends();
+    registry.collector("outbound_http_balancer", move |out| balancers.write(out));
     let limits = (discover.settings().outbound_cache(), discover.settings().inbound_cache());
     Destinations::new(discover, compilers, limits, data)
 }
