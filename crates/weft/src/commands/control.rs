@@ -1,0 +1,219 @@
+//! `weft control`: the control plane.
+//!
+//! Turns arguments into `weft_control::Options`, starts the log and one runtime, and waits for the control
+//! plane to end by itself.
+
+use super::{Environment, fail, mesh, refuse};
+use clap::{Arg, ArgAction, ArgMatches, value_parser};
+use ipnet::IpNet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use weft_control::Options;
+use weft_model::name::DnsName;
+use weft_model::policy::DefaultPolicy;
+use weft_proxy::settings::grammar;
+use weft_telemetry::log::{self, Format, Sink};
+
+pub(crate) const ABOUT: &str = "Run the control plane: serve proxies from a directory of manifests";
+
+pub(crate) fn arguments(command: clap::Command) -> clap::Command {
+    let command = command
+        .arg(
+            Arg::new("manifests")
+                .long("manifests")
+                .value_name("DIR")
+                .value_parser(value_parser!(PathBuf))
+                .action(ArgAction::Append)
+                .required(true)
+                .help("Directory of manifests, watched for changes; repeatable"),
+        )
+        .arg(address("listen", mesh::LISTEN).help("Where proxies reach every service of the control plane"))
+        .arg(address("admin", "127.0.0.1:9990").help("Where /live, /ready and /metrics are served"))
+        .arg(Arg::new("name").long("name").value_name("NAME").action(ArgAction::Append).help(
+            "Identity that proxies expect of the control plane; repeatable, the first goes into join \
+                       files [default: weft-control's in the control namespace]",
+        ))
+        .arg(
+            Arg::new("plaintext")
+                .long("plaintext")
+                .action(ArgAction::SetTrue)
+                .conflicts_with("name")
+                .help("Speak without TLS; only on a loopback address. Everybody on this host is believed"),
+        );
+    mesh::arguments(policy_arguments(command))
+}
+
+fn policy_arguments(command: clap::Command) -> clap::Command {
+    let plain = |name: &'static str, value: &'static str, default: &'static str| {
+        Arg::new(name).long(name).value_name(value).default_value(default)
+    };
+    command
+        .arg(plain("cluster-networks", "CIDRS", "").help("What `cluster-*` policies admit, comma-separated"))
+        .arg(
+            plain("default-policy", "POLICY", "all-unauthenticated")
+                .value_parser(DefaultPolicy::ALL.map(DefaultPolicy::name))
+                .help("Who may use ports that no manifest speaks of"),
+        )
+        .arg(
+            plain("opaque-ports", "PORTS", "25,587,3306,4444,5432,6379,9300,11211")
+                .help("Ports that are opaque unless a manifest says otherwise, such as `25,5000-5010`"),
+        )
+        .arg(
+            plain("issuance-lifetime", "TIME", "24h")
+                .value_parser(mesh::parse_duration)
+                .help("How long issued certificates live"),
+        )
+        .arg(
+            Arg::new("log")
+                .long("log")
+                .value_name("FILTER")
+                .help(format!("Filter of the log, also WEFT_LOG [default: {}]", log::DEFAULT_FILTER)),
+        )
+        .arg(
+            Arg::new("log-format")
+                .long("log-format")
+                .value_name("FORMAT")
+                .value_parser(["plain", "json"])
+                .help("Shape of log lines, also WEFT_LOG_FORMAT [default: plain]"),
+        )
+}
+
+fn address(name: &'static str, default: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name("IP:PORT").value_parser(mesh::parse_socket).default_value(default)
+}
+
+pub(crate) fn run(matches: &ArgMatches, environment: &Environment) -> ExitCode {
+    let options = match options(matches) {
+        Ok(options) => options,
+        Err(mistakes) => return refuse(mistakes),
+    };
+    let filter = matches.get_one::<String>("log").map(String::as_str);
+    let filter = filter.or_else(|| environment.text("WEFT_LOG")).unwrap_or(log::DEFAULT_FILTER);
+    let format = matches.get_one::<String>("log-format").map(String::as_str);
+    let format = format.or_else(|| environment.text("WEFT_LOG_FORMAT")).unwrap_or("plain");
+    let Some(format) = Format::parse(format) else {
+        return refuse([format!("WEFT_LOG_FORMAT: `{format}` is not accepted; expected `plain`, `json`")]);
+    };
+    let log = match log::start(filter, format, Sink::Stdout) {
+        Ok(log) => log,
+        Err(error) => return fail(error),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(format_args!("cannot start threads: {error}")),
+    };
+    match runtime.block_on(weft_control::run(options, log)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(error),
+    }
+}
+
+/// The options, or every mistake in them.
+fn options(matches: &ArgMatches) -> Result<Options, Vec<String>> {
+    let mut mistakes = Vec::new();
+    let mut text = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
+    let (networks, ports, policy) = (text("cluster-networks"), text("opaque-ports"), text("default-policy"));
+    let cluster_networks: Vec<IpNet> = grammar::networks(&networks).unwrap_or_else(|| {
+        mistakes.push(format!("--cluster-networks: `{networks}`; expected networks such as `10.0.0.0/8`"));
+        Vec::new()
+    });
+    let opaque_ports = grammar::ports(&ports).unwrap_or_else(|| {
+        mistakes.push(format!("--opaque-ports: `{ports}`; expected ports such as `25,5000-5010`"));
+        Default::default()
+    });
+    let default_policy = DefaultPolicy::parse(&policy).unwrap_or(DefaultPolicy::Deny);
+    if default_policy.name().starts_with("cluster-") && cluster_networks.is_empty() {
+        mistakes.push(format!("--default-policy: `{policy}` needs --cluster-networks"));
+    }
+    let mesh = mesh::names(matches).unwrap_or_else(|mistake| {
+        mistakes.push(mistake);
+        Default::default()
+    });
+    let names = names(matches, &mesh, &mut mistakes);
+    let address = |name: &str| matches.get_one::<SocketAddr>(name).copied();
+    let (Some(listen), Some(admin)) = (address("listen"), address("admin")) else { return Err(mistakes) };
+    if names.is_empty() && !listen.ip().to_canonical().is_loopback() {
+        mistakes.push(format!(
+            "--plaintext: {listen} is reachable from other hosts; expected a loopback address"
+        ));
+    }
+    if !mistakes.is_empty() {
+        return Err(mistakes);
+    }
+    Ok(Options {
+        manifests: matches.get_many::<PathBuf>("manifests").into_iter().flatten().cloned().collect(),
+        state: mesh::state(matches),
+        listen,
+        names,
+        admin,
+        mesh,
+        cluster_networks,
+        default_policy,
+        opaque_ports,
+        issuance_lifetime: matches.get_one::<Duration>("issuance-lifetime").copied().unwrap_or_default(),
+    })
+}
+
+/// The names that the control plane proves; none with `--plaintext`.
+fn names(
+    matches: &ArgMatches,
+    mesh: &weft_model::identity::MeshNames,
+    mistakes: &mut Vec<String>,
+) -> Vec<DnsName> {
+    if matches.get_flag("plaintext") {
+        return Vec::new();
+    }
+    let Some(given) = matches.get_many::<String>("name") else {
+        return mesh::control_name(mesh).map(|name| vec![name]).unwrap_or_else(|mistake| {
+            mistakes.push(mistake);
+            Vec::new()
+        });
+    };
+    let mut names = Vec::new();
+    for text in given {
+        match text.parse() {
+            Ok(name) => names.push(name),
+            Err(error) => mistakes.push(format!("--name: {error}; expected a DNS name")),
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<Options, Vec<String>> {
+        let all = ["control", "--manifests", "m"].iter().chain(flags);
+        let matches = arguments(clap::Command::new("control")).try_get_matches_from(all).unwrap();
+        options(&matches)
+    }
+
+    #[test]
+    fn the_defaults_speak_tls_to_this_host() {
+        let options = parse(&[]).unwrap();
+        assert_eq!(options.listen.to_string(), "127.0.0.1:8086");
+        let name = "weft-control.linkerd.serviceaccount.identity.linkerd.cluster.local";
+        assert_eq!(options.names.iter().map(DnsName::as_str).collect::<Vec<_>>(), [name]);
+        assert_eq!(options.issuance_lifetime, Duration::from_secs(24 * 3600));
+        assert_eq!(options.opaque_ports.len(), 8);
+    }
+
+    #[test]
+    fn mistakes_are_told_all_at_once() {
+        let mistakes =
+            parse(&["--cluster-networks", "x", "--opaque-ports", "9-1", "--name", "a b"]).unwrap_err();
+        assert_eq!(mistakes.len(), 3, "{mistakes:?}");
+        assert!(parse(&["--default-policy", "cluster-authenticated"]).is_err());
+        assert!(parse(&["--trust-domain", "a b"]).is_err());
+    }
+
+    #[test]
+    fn plaintext_is_for_this_host_only() {
+        assert!(parse(&["--plaintext"]).unwrap().names.is_empty());
+        let mistakes = parse(&["--plaintext", "--listen", "10.0.0.1:8086"]).unwrap_err();
+        assert!(mistakes[0].contains("loopback"), "{mistakes:?}");
+    }
+}
