@@ -1,0 +1,5 @@
+//! The whole control plane over real connections: manifests on disk in, messages of the stock client out.
+
+mod golden;
+mod text;
+mod world;
