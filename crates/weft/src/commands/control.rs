@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use weft_control::Options;
+use weft_identity::authority::IssuerFiles;
 use weft_model::name::DnsName;
 use weft_model::policy::DefaultPolicy;
 use weft_proxy::settings::grammar;
@@ -42,7 +43,36 @@ pub(crate) fn arguments(command: clap::Command) -> clap::Command {
                 .conflicts_with("name")
                 .help("Speak without TLS; only on a loopback address. Everybody on this host is believed"),
         );
-    mesh::arguments(policy_arguments(command))
+    mesh::arguments(issuer_arguments(policy_arguments(command)))
+}
+
+/// The files of an external authority: all three or none.
+const ISSUER_FILES: [&str; 3] = ["issuer-cert", "issuer-key", "trust-anchors"];
+
+fn issuer_arguments(command: clap::Command) -> clap::Command {
+    let help = [
+        "PEM file of an issuing certificate that something else maintains, with its intermediates; looked at \
+         every 10 s [default: an authority of our own in the state directory]",
+        "PEM file of its private key",
+        "PEM file of the trust anchors that it leads to",
+    ];
+    ISSUER_FILES.into_iter().zip(help).fold(command, |command, (name, help)| {
+        let others = ISSUER_FILES.into_iter().filter(|other| *other != name);
+        command.arg(
+            Arg::new(name)
+                .long(name)
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .requires_all(others)
+                .help(help),
+        )
+    })
+}
+
+fn issuer(matches: &ArgMatches) -> Option<IssuerFiles> {
+    let file = |name: &str| matches.get_one::<PathBuf>(name).cloned();
+    let [certificates, key, anchors] = ISSUER_FILES.map(file);
+    Some(IssuerFiles { certificates: certificates?, key: key?, anchors: anchors? })
 }
 
 fn policy_arguments(command: clap::Command) -> clap::Command {
@@ -113,7 +143,7 @@ pub(crate) fn run(matches: &ArgMatches, environment: &Environment) -> ExitCode {
 /// The options, or every mistake in them.
 fn options(matches: &ArgMatches) -> Result<Options, Vec<String>> {
     let mut mistakes = Vec::new();
-    let mut text = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
+    let text = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
     let (networks, ports, policy) = (text("cluster-networks"), text("opaque-ports"), text("default-policy"));
     let cluster_networks: Vec<IpNet> = grammar::networks(&networks).unwrap_or_else(|| {
         mistakes.push(format!("--cluster-networks: `{networks}`; expected networks such as `10.0.0.0/8`"));
@@ -152,6 +182,7 @@ fn options(matches: &ArgMatches) -> Result<Options, Vec<String>> {
         cluster_networks,
         default_policy,
         opaque_ports,
+        issuer: issuer(matches),
         issuance_lifetime: matches.get_one::<Duration>("issuance-lifetime").copied().unwrap_or_default(),
     })
 }
@@ -208,6 +239,16 @@ mod tests {
         assert_eq!(mistakes.len(), 3, "{mistakes:?}");
         assert!(parse(&["--default-policy", "cluster-authenticated"]).is_err());
         assert!(parse(&["--trust-domain", "a b"]).is_err());
+    }
+
+    #[test]
+    fn an_external_issuer_is_three_files() {
+        assert_eq!(parse(&[]).unwrap().issuer, None);
+        let flags = ["--issuer-cert", "c", "--issuer-key", "k", "--trust-anchors", "a"];
+        let files = parse(&flags).unwrap().issuer.unwrap();
+        assert_eq!((files.certificates, files.key, files.anchors), ("c".into(), "k".into(), "a".into()));
+        let two = ["control", "--manifests", "m", "--issuer-cert", "c", "--issuer-key", "k"];
+        assert!(arguments(clap::Command::new("control")).try_get_matches_from(two).is_err());
     }
 
     #[test]

@@ -10,12 +10,12 @@ use weft_model::identity::{Id, MeshNames};
 use weft_model::name::DnsName;
 
 /// Where the control plane listens unless told otherwise: only for this host.
-pub(super) const LISTEN: &str = "127.0.0.1:8086";
+pub(crate) const LISTEN: &str = "127.0.0.1:8086";
 
 /// The service account of the control plane, from which its default name is made.
 const ACCOUNT: &str = "weft-control";
 
-pub(super) fn arguments(command: clap::Command) -> clap::Command {
+pub(crate) fn arguments(command: clap::Command) -> clap::Command {
     command
         .arg(
             Arg::new("state-dir")
@@ -42,12 +42,12 @@ fn text(name: &'static str, value: &'static str, default: &'static str) -> Arg {
 }
 
 /// The state directory.
-pub(super) fn state(matches: &ArgMatches) -> PathBuf {
+pub(crate) fn state(matches: &ArgMatches) -> PathBuf {
     matches.get_one::<PathBuf>("state-dir").cloned().unwrap_or_default()
 }
 
 /// The names of the mesh.
-pub(super) fn names(matches: &ArgMatches) -> Result<MeshNames, String> {
+pub(crate) fn names(matches: &ArgMatches) -> Result<MeshNames, String> {
     let text = |name: &str| matches.get_one::<String>(name).cloned();
     let domain = |name: &'static str, text: String| {
         let name = text.parse::<DnsName>().map_err(|e| format!("--{name}: {e}; expected a DNS name"))?;
@@ -66,7 +66,7 @@ pub(super) fn names(matches: &ArgMatches) -> Result<MeshNames, String> {
 }
 
 /// The identity of a service account of this mesh, `account.namespace`; anything longer is taken as it is.
-pub(super) fn identity(text: &str, mesh: &MeshNames) -> Result<Id, String> {
+pub(crate) fn identity(text: &str, mesh: &MeshNames) -> Result<Id, String> {
     let id: Id = text.parse().map_err(|e| format!("{e}; expected `account.namespace` or a full identity"))?;
     match &id {
         Id::Dns(name) => match name.as_str().split('.').collect::<Vec<_>>().as_slice() {
@@ -80,7 +80,7 @@ pub(super) fn identity(text: &str, mesh: &MeshNames) -> Result<Id, String> {
 }
 
 /// The name of the control plane unless told otherwise.
-pub(super) fn control_name(mesh: &MeshNames) -> Result<DnsName, String> {
+pub(crate) fn control_name(mesh: &MeshNames) -> Result<DnsName, String> {
     let MeshNames { control_namespace, trust_domain, .. } = mesh;
     format!("{ACCOUNT}.{control_namespace}.serviceaccount.identity.{control_namespace}.{trust_domain}")
         .parse()
@@ -88,19 +88,19 @@ pub(super) fn control_name(mesh: &MeshNames) -> Result<DnsName, String> {
 }
 
 /// What an authority of this mesh is called.
-pub(super) fn authority_name(mesh: &MeshNames) -> String {
+pub(crate) fn authority_name(mesh: &MeshNames) -> String {
     format!("root.{}.{}", mesh.control_namespace, mesh.trust_domain)
 }
 
 /// Reads a duration argument.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, &'static str> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     duration::parse(text)
         .filter(|d| !d.is_zero())
         .ok_or("expected a whole number and one of ms, s, m, h, d, such as `24h`")
 }
 
 /// Reads a socket address argument.
-pub(super) fn parse_socket(text: &str) -> Result<SocketAddr, &'static str> {
+pub(crate) fn parse_socket(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "expected `IP:port`")
 }
 

@@ -3,8 +3,11 @@
 //! Called by `main` alone. Knows no command in particular.
 
 pub(crate) mod control;
-mod mesh;
+pub(crate) mod demo;
+pub(crate) mod leash;
+pub(crate) mod mesh;
 pub(crate) mod proxy;
+pub(crate) mod run;
 pub(crate) mod token;
 pub(crate) mod version;
 
@@ -12,6 +15,7 @@ use clap::ArgMatches;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -36,6 +40,8 @@ pub(crate) struct Environment {
     pub(crate) variables: BTreeMap<OsString, OsString>,
     /// The time of the start.
     pub(crate) now: SystemTime,
+    /// The file of this program, for commands that start it again.
+    pub(crate) executable: std::io::Result<PathBuf>,
 }
 
 impl Environment {

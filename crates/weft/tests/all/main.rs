@@ -1,0 +1,3 @@
+//! Tests of the binary from outside: its arguments, its exit status, the files it writes.
+
+mod command_line;
