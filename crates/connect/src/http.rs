@@ -86,6 +86,9 @@ pub fn is_tunnel(method: &Method, status: StatusCode) -> bool {
 /// `TE` and `Transfer-Encoding` stay. To be called where a message comes in, before headers are added
 /// that its sender must not be able to name; not for upgrades.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if !has_hop_by_hop(headers) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = tokens(headers)
             .filter_map(|token| token.parse().ok())
@@ -98,7 +101,19 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     strip_fixed(headers);
 }
 
+/// Most messages have none of them, and one look at each name costs less than looking each of these up.
+fn has_hop_by_hop(headers: &HeaderMap) -> bool {
+    let fixed = |name: &HeaderName| {
+        matches!(name.as_str().as_bytes().first(), Some(b'c' | b'u' | b'p' | b'k' | b'h'))
+            && [CONNECTION, UPGRADE, PROXY_CONNECTION, KEEP_ALIVE, HTTP2_SETTINGS].contains(name)
+    };
+    headers.keys().any(fixed)
+}
+
 fn strip_fixed(headers: &mut HeaderMap) {
+    if !has_hop_by_hop(headers) {
+        return;
+    }
     for name in [CONNECTION, UPGRADE, PROXY_CONNECTION, KEEP_ALIVE, HTTP2_SETTINGS] {
         headers.remove(name);
     }
