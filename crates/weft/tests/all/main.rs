@@ -1,3 +1,5 @@
 //! Tests of the binary from outside: its arguments, its exit status, the files it writes.
 
+mod beside;
 mod command_line;
+mod demo;
