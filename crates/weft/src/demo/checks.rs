@@ -84,7 +84,7 @@ pub(crate) struct Incident {
     pub(crate) sent_late: u64,
 }
 
-/// How long after a replica's end failures are still its own: answers under way when it went.
+/// How long after a replica's end failures are its own, if it does not come back before.
 const AFTERMATH: Duration = Duration::from_secs(2);
 
 impl Incident {
@@ -92,7 +92,7 @@ impl Incident {
         let is_there =
             ROUTES.get(failure.route).map(|r| r.service) == REPLICAS.get(replica).map(|r| r.service);
         let Some(from) = self.from else { return false };
-        is_there && failure.at >= from && failure.at <= from + AFTERMATH
+        is_there && failure.at >= from && failure.at <= self.until.unwrap_or(from + AFTERMATH)
     }
 }
 

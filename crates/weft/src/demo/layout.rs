@@ -119,7 +119,7 @@ pub(crate) const REPLICAS: &[Replica] = &[
     Replica { name: "web-2", service: 0, version: "v2", takes_ms: 8, fails_every: 0 },
     Replica { name: "books-1", service: 1, version: "v1", takes_ms: 25, fails_every: 0 },
     Replica { name: "books-2", service: 1, version: "v2", takes_ms: 25, fails_every: 0 },
-    Replica { name: "books-3", service: 1, version: "v3", takes_ms: 250, fails_every: 0 },
+    Replica { name: "books-3", service: 1, version: "v3", takes_ms: 400, fails_every: 0 },
     Replica { name: "reviews-1", service: 2, version: "v1", takes_ms: 12, fails_every: 0 },
     Replica { name: "reviews-2", service: 2, version: "v1", takes_ms: 12, fails_every: 0 },
     Replica { name: "stock-1", service: 3, version: "v1", takes_ms: 6, fails_every: 0 },
