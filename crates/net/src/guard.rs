@@ -9,13 +9,14 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 
 use crate::head::{Handover, Inspector, Limits, Offence, Place, Refused, Verdict};
 use crate::stream::Stream;
@@ -34,6 +35,10 @@ pub struct GuardedStream {
     held: Bytes,
     limits: Limits,
     shared: Arc<Shared>,
+    /// Whether a read has waited within the head that is being read.
+    waited: bool,
+    /// Whether the last write was not taken whole, so that hyper may hold more of an answer.
+    behind: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +61,19 @@ struct Shared {
     answer: AtomicU8,
     offence: OnceLock<Offence>,
     reader: Mutex<Option<Waker>>,
+    /// Reads that brought something; wraps.
+    reads: AtomicU32,
+    /// The head that a read waits within: its number, or 0 for none.
+    head: AtomicU32,
+    /// The head that was given up, or 0.
+    given_up: AtomicU32,
+    /// A read has begun to wait within a head.
+    waiting: Notify,
 }
+
+/// A head that has begun and of which more is awaited. Another one is never equal, for four billion heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlowHead(u32);
 
 /// Nothing is asked, and nothing was told.
 const NOTHING: u8 = 0;
@@ -81,6 +98,39 @@ impl Handle {
         self.shared.offence.get().copied()
     }
 
+    /// Waits until the reader waits within a head, which costs the usual request, whose head comes in one piece,
+    /// nothing. Time spent on an answer is not counted: nothing is read then.
+    pub async fn slow_head(&self) -> SlowHead {
+        loop {
+            if let Some(head) = self.still_slow() {
+                return head;
+            }
+            self.shared.waiting.notified().await;
+        }
+    }
+
+    /// The head that the reader waits within now.
+    pub fn still_slow(&self) -> Option<SlowHead> {
+        Some(self.shared.head.load(Ordering::Acquire)).filter(|n| *n != 0).map(SlowHead)
+    }
+
+    /// Ends the connection at its next read with 408, if it still waits within this head. The caller polls the
+    /// connection afterwards.
+    pub fn give_up(&self, head: SlowHead) {
+        self.shared.given_up.store(head.0, Ordering::Release);
+    }
+
+    /// Whether the connection was ended because of [`Self::give_up`].
+    pub fn gave_up(&self) -> bool {
+        let given_up = self.shared.given_up.load(Ordering::Acquire);
+        given_up != 0 && given_up == self.shared.head.load(Ordering::Acquire)
+    }
+
+    /// How often something was read, wrapping: if it does not change, the client says nothing.
+    pub fn reads(&self) -> u32 {
+        self.shared.reads.load(Ordering::Relaxed)
+    }
+
     /// Must be told the status of every answer, before hyper gets it: after an upgrade or CONNECT nothing
     /// more is read until then. 101 to the one and 2xx to the other open the tunnel, others go on with HTTP/1.
     /// Costs one atomic load otherwise.
@@ -100,6 +150,13 @@ impl Handle {
 }
 
 impl Shared {
+    fn begin_waiting(&self) {
+        // 0 is kept for "none"; only the reader writes, and takes numbers from the count of reads.
+        let number = self.reads.load(Ordering::Relaxed).max(1);
+        self.head.store(number, Ordering::Release);
+        self.waiting.notify_one();
+    }
+
     fn tell(&self, answer: u8) {
         self.answer.store(answer, Ordering::Release);
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -129,7 +186,19 @@ impl GuardedStream {
         let shared = Arc::new(Shared::default());
         let handle = Handle { shared: shared.clone() };
         let inspector = Inspector::new(limits);
-        (Self { io, inspector, phase: Phase::Open, held: Bytes::new(), limits, shared }, handle)
+        (
+            Self {
+                io,
+                inspector,
+                phase: Phase::Open,
+                held: Bytes::new(),
+                limits,
+                shared,
+                waited: false,
+                behind: false,
+            },
+            handle,
+        )
     }
 
     /// The stream below, with the bytes that were read too far in front. For upgrades.
@@ -152,6 +221,36 @@ impl GuardedStream {
         }
         self.give_held(buf);
         Poll::Ready(Ok(()))
+    }
+
+    /// Reads on; within a head, whoever minds the time is told, and may end it.
+    fn poll_inspected(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let polled = self.poll_next(cx, buf);
+        if polled.is_ready() {
+            self.shared.reads.fetch_add(1, Ordering::Relaxed);
+            return polled;
+        }
+        if self.waited {
+            let head = self.shared.head.load(Ordering::Relaxed);
+            if head != 0 && self.shared.given_up.load(Ordering::Acquire) == head {
+                self.say_timeout(cx);
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        } else if self.inspector.is_within_head() {
+            self.waited = true;
+            self.shared.begin_waiting();
+        }
+        Poll::Pending
+    }
+
+    /// hyper has no answer for a head that never ends, so this one is written here, unless hyper may be in the
+    /// middle of another. Nobody waits for a client that does not take it.
+    fn say_timeout(&mut self, cx: &mut Context<'_>) {
+        const ANSWER: &[u8] =
+            b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        if !self.behind && matches!(Pin::new(&mut self.io).poll_write(cx, ANSWER), Poll::Ready(Ok(_))) {
+            let _ = Pin::new(&mut self.io).poll_flush(cx);
+        }
     }
 
     fn give_held(&mut self, buf: &mut ReadBuf<'_>) {
@@ -258,8 +357,13 @@ impl AsyncRead for GuardedStream {
                         continue;
                     }
                     let start = buf.filled().len();
-                    ready!(this.poll_next(cx, buf))?;
-                    match this.inspect(start, buf) {
+                    ready!(this.poll_inspected(cx, buf))?;
+                    let passed = this.inspect(start, buf);
+                    if this.waited && !this.inspector.is_within_head() {
+                        this.waited = false;
+                        this.shared.head.store(0, Ordering::Release);
+                    }
+                    match passed {
                         Passed::All => return Poll::Ready(Ok(())),
                         Passed::Some if buf.filled().len() > start => return Poll::Ready(Ok(())),
                         Passed::Some => {} // giving nothing would mean the end
@@ -290,7 +394,10 @@ impl AsyncRead for GuardedStream {
 
 impl AsyncWrite for GuardedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.behind = !matches!(polled, Poll::Ready(Ok(n)) if n == buf.len());
+        polled
     }
 
     fn poll_write_vectored(
@@ -298,7 +405,11 @@ impl AsyncWrite for GuardedStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        let whole: usize = bufs.iter().map(|b| b.len()).sum();
+        this.behind = !matches!(polled, Poll::Ready(Ok(n)) if n == whole);
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {

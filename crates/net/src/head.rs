@@ -213,6 +213,15 @@ impl Inspector {
         }
     }
 
+    /// Whether a head has begun and has not ended.
+    pub fn is_within_head(&self) -> bool {
+        match self.state {
+            State::Start => self.message.size > 0,
+            State::Fixed | State::Handover(_) | State::Broken(..) => false,
+            _ => self.place() != Place::Body,
+        }
+    }
+
     fn begin(&mut self) {
         self.state = State::Start;
         self.message = Message::default();

@@ -7,8 +7,10 @@
 
 pub mod body;
 pub mod drain;
+pub mod frames;
 pub mod guard;
 pub mod head;
+pub mod metered;
 pub mod original;
 pub mod prefixed;
 pub mod socket;

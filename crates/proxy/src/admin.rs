@@ -3,6 +3,7 @@
 //! Runs on the control runtime, so that it answers while the data path is saturated. Whatever changes
 //! something, or shows more than numbers, is for local clients only. It never carries traffic.
 
+use crate::limits::Limit;
 use crate::settings::ShutdownEndpoint;
 use crate::state;
 use crate::via::Shared;
@@ -17,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, watch};
 use weft_discover::destination::Destinations;
 use weft_identity::renew;
+use weft_model::reason::Hop;
 use weft_net::body::Body;
 use weft_net::drain::Drain;
 use weft_net::socket::AcceptError;
@@ -65,6 +67,7 @@ pub(crate) async fn run(admin: Arc<Admin>, listener: TcpListener, drain: Drain) 
             },
         };
         let Ok(place) = places.clone().try_acquire_owned() else {
+            admin.shared.reports.limits.reached(Limit::AdminConnections, Hop::Inbound);
             tracing::warn!(%client, "too many admin connections");
             continue;
         };

@@ -6,6 +6,7 @@
 //! `reply` turns that into the answer. It never waits without a bound.
 
 use crate::headers::{self, Switch};
+use crate::limits::Limit;
 use crate::passage::{GrpcOutcome, Passage};
 use crate::prepare::{self, Prepared};
 use crate::replay::Spare;
@@ -268,7 +269,7 @@ impl<'a> Course<'a> {
         let request = self.request.take().ok_or_else(|| self.reason(Code::Internal, Phase::Request))?;
         prepare::required_identity(self.via, &request, picked.info())?;
         let (mut request, spare) = match &self.rule.retry {
-            Some(retry) => Spare::keep(request, retry.body_limit()),
+            Some(retry) => self.spare(retry.body_limit(), request),
             None => (request, None),
         };
         request.headers_mut().remove(headers::REQUIRE_ID);
@@ -287,6 +288,17 @@ impl<'a> Course<'a> {
                 self.retry_or(spare, None, reason.into())
             }
         }
+    }
+
+    /// Keeps the request for a retry, as far as its rule and the settings allow.
+    fn spare(&self, limit: usize, request: Request<Body>) -> (Request<Body>, Option<Spare>) {
+        let shared = &self.via.shared;
+        let limit = limit.min(shared.settings.limits.retry_body_bytes);
+        let (request, spare) = Spare::keep(request, limit);
+        if spare.is_none() {
+            shared.reports.limits.reached(Limit::RetryBody, self.via.client.hop);
+        }
+        (request, spare)
     }
 
     /// There is an answer: pass it on, or try once more where the rule wants that.

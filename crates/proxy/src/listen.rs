@@ -3,6 +3,7 @@
 //! `run` starts one task a listener. Each accepted connection becomes a task that `serve` lives in. Running
 //! out of descriptors pauses the loop and is counted; it neither spins nor ends it. Draining ends it.
 
+use crate::limits::Limit;
 use crate::serve::Incoming;
 use crate::via::Shared;
 use std::collections::HashMap;
@@ -11,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use weft_model::reason::{Code, Hop, Phase, Reason};
 use weft_net::socket::{self, AcceptError, SocketOptions};
 use weft_net::stream::Stream;
@@ -94,7 +96,6 @@ pub(crate) struct Listener {
 /// Connections of one listener by source.
 #[derive(Default)]
 struct Sources {
-    total: usize,
     by_ip: HashMap<IpAddr, usize>,
 }
 
@@ -104,6 +105,7 @@ struct Place {
     ip: IpAddr,
     open: Gauge,
     closed: Counter,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Drop for Place {
@@ -111,7 +113,6 @@ impl Drop for Place {
         self.open.dec();
         self.closed.inc();
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        sources.total = sources.total.saturating_sub(1);
         if let Some(count) = sources.by_ip.get_mut(&self.ip) {
             *count -= 1;
             if *count == 0 {
@@ -157,13 +158,18 @@ impl Listener {
         let sources = Arc::new(Mutex::new(Sources::default()));
         let drained = shared.drain.signaled();
         tokio::pin!(drained);
+        let places = Arc::new(Semaphore::new(self.bounds.total.min(Semaphore::MAX_PERMITS)));
         loop {
+            // Beyond the total, connections wait in the kernel's backlog.
+            if places.available_permits() == 0 {
+                shared.reports.limits.reached(Limit::Connections, self.role.hop());
+            }
             let accepted = tokio::select! {
                 biased;
                 () = &mut drained => return,
-                accepted = self.socket.accept() => accepted,
+                accepted = next(&self.socket, &places) => accepted,
             };
-            let (tcp, client) = match accepted {
+            let ((tcp, client), permit) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => match AcceptError::of(&error) {
                     AcceptError::Connection => continue,
@@ -193,6 +199,7 @@ impl Listener {
                 ip: client.ip(),
                 open: open.clone(),
                 closed: closed.clone(),
+                _permit: permit,
             };
             if let Err(error) = socket::prepare(&tcp, &self.options) {
                 tracing::debug!(%error, %client, "the connection was gone before it was served");
@@ -219,16 +226,21 @@ impl From<Accepted> for Incoming {
     }
 }
 
+/// The next connection, once there is a place for it.
+async fn next(
+    socket: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> std::io::Result<((TcpStream, SocketAddr), OwnedSemaphorePermit)> {
+    let permit = places.clone().acquire_owned().await.map_err(std::io::Error::other)?;
+    Ok((socket.accept().await?, permit))
+}
+
 fn enter(sources: &Mutex<Sources>, ip: IpAddr, bounds: &Bounds) -> Option<()> {
     let mut sources = sources.lock().unwrap_or_else(PoisonError::into_inner);
-    if sources.total >= bounds.total {
-        return None;
-    }
     let count = sources.by_ip.entry(ip).or_default();
     if *count >= bounds.per_source {
         return None;
     }
     *count += 1;
-    sources.total += 1;
     Some(())
 }

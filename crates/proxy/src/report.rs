@@ -4,6 +4,7 @@
 //! method, authority, path and peer; a flood of equal ones is thinned. Never decides anything.
 
 use crate::client::Client;
+use crate::limits::{Limit, Limits};
 use http::{HeaderValue, Method, Uri};
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -22,6 +23,8 @@ pub(crate) struct Subject {
 /// The counters and the log of refusals.
 pub(crate) struct Reports {
     reasons: Family<Counter>,
+    /// How often each limit was reached.
+    pub(crate) limits: Limits,
     outbound_http: Family<Counter>,
     inbound_http: Family<Counter>,
     outbound_tcp: Family<Counter>,
@@ -36,6 +39,7 @@ impl Reports {
         Self {
             reasons: registry
                 .counters("weft_reasons_total", "Answers and closes by the mesh itself (docs/reasons.md)."),
+            limits: Limits::new(registry),
             outbound_http: errors("outbound_http_errors_total"),
             inbound_http: errors("inbound_http_errors_total"),
             outbound_tcp: errors("outbound_tcp_errors_total"),
@@ -83,6 +87,9 @@ impl Reports {
             ("phase", reason.phase.as_str()),
         ];
         self.reasons.series(&labels).inc();
+        if let Some(limit) = Limit::of(reason) {
+            self.limits.reached(limit, reason.hop);
+        }
     }
 
     fn admit(&self, reason: &Reason) -> Option<u64> {

@@ -6,6 +6,7 @@
 use crate::admin::{self, Admin};
 use crate::admit::Admission;
 use crate::authz::Authz;
+use crate::limits::Limit;
 use crate::listen::{AcceptMetrics, Accepted, Bounds, Listener, Role};
 use crate::report::Reports;
 use crate::serve;
@@ -466,8 +467,9 @@ impl Accepting {
             let (shared, destinations, own) =
                 (self.shared.clone(), self.destinations.clone(), self.own.clone());
             let limit = shared.settings.limits.destinations_per_connection;
+            let beyond = shared.reports.limits.counter(Limit::DestinationsPerConnection, Hop::Outbound);
             tokio::spawn(listener.run(self.shared.clone(), self.metrics.clone(), move |accepted| {
-                let aim = Aim::Each(Each::new(destinations.clone(), own.clone(), limit));
+                let aim = Aim::Each(Each::new(destinations.clone(), own.clone(), limit, beyond.clone()));
                 serve::forward_proxy(shared.clone(), accepted.into(), aim)
             }));
         }

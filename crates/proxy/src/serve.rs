@@ -8,7 +8,9 @@ use crate::authz::LastAllowed;
 use crate::client::Client;
 use crate::detect::{self, Detected};
 use crate::forward::forward;
+use crate::limits::Limit;
 use crate::opaque;
+use crate::overdue::{self, Overdue};
 use crate::settings::Direction;
 use crate::target::Aim;
 use crate::via::{Closing, Shared, Via};
@@ -18,6 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -28,7 +31,9 @@ use weft_model::destination::Windows;
 use weft_model::identity::{NoTls, Peer};
 use weft_model::reason::{Code, Hop, Phase, Reason};
 use weft_net::body::Body;
-use weft_net::guard::GuardedStream;
+use weft_net::frames::Rates;
+use weft_net::guard::{self, GuardedStream};
+use weft_net::metered::{self, MeteredStream};
 use weft_net::prefixed::{self, Bounds, Outcome};
 use weft_net::stream::Stream;
 use weft_wire::header::{self, Header, Progress, Session};
@@ -270,59 +275,78 @@ fn refused_handshake(shared: &Shared, client: SocketAddr, error: &weft_identity:
 }
 
 /// Lets hyper read requests until the connection ends, is asked to close, or the proxy drains.
-async fn http(mut via: Via, stream: Stream, version: Http) {
-    let direction = via.direction();
+async fn http(via: Via, stream: Stream, version: Http) {
     match version {
-        Http::One => {
-            let (http1, guard) = (
-                &direction.http1_server,
-                weft_net::head::Limits {
-                    head: direction.http1_server.max_header_bytes,
-                    headers: direction.http1_server.max_headers,
-                },
-            );
-            let (stream, handle) = GuardedStream::new(stream, guard);
-            via.guard = Some(handle.clone());
-            let mut builder = http1::Builder::new();
-            builder
-                .timer(TokioTimer::new())
-                .header_read_timeout(http1.header_read_timeout)
-                .half_close(true)
-                .auto_date_header(false)
-                .max_buf_size(http1.max_header_bytes + 16 * 1024)
-                .max_headers(http1.max_headers);
-            let via = Arc::new(via);
-            let service = service_fn({
-                let via = via.clone();
-                move |request: Request<hyper::body::Incoming>| {
-                    forward(via.clone(), request.map(Body::incoming))
-                }
-            });
-            let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-            let ended = until_closed(&via, connection, |c| c.graceful_shutdown()).await;
-            http1_ended(&via, ended, handle.offence());
-        }
-        Http::Two => {
-            let via = Arc::new(via);
-            let service = service_fn({
-                let via = via.clone();
-                move |request: Request<hyper::body::Incoming>| {
-                    forward(via.clone(), request.map(Body::incoming))
-                }
-            });
-            let builder = http2_builder(&via.direction());
-            let connection = builder.serve_connection(TokioIo::new(stream), service);
-            let ended = until_closed(&via, connection, |c| c.graceful_shutdown()).await;
-            http2_ended(&via, ended);
-        }
+        Http::One => http1(via, stream).await,
+        Http::Two => http2(via, stream).await,
     }
 }
 
-/// Runs a connection; when it is asked to close, or the proxy drains, it finishes what is under way.
+/// Above the guard's own bound on a head, so that hyper never refuses what the guard let pass.
+const HEAD_SLACK: usize = 16 * 1024;
+
+async fn http1(mut via: Via, stream: Stream) {
+    let direction = via.direction();
+    let http1 = direction.http1_server;
+    let limits = weft_net::head::Limits { head: http1.max_header_bytes, headers: http1.max_headers };
+    let (stream, handle) = GuardedStream::new(stream, limits);
+    via.guard = Some(handle.clone());
+    let mut builder = http1::Builder::new();
+    builder
+        // Overdue heads are ours to watch: hyper's timer would also run between requests.
+        .header_read_timeout(None)
+        .half_close(true)
+        .auto_date_header(false)
+        .max_buf_size(direction.max_buffered_bytes.max(http1.max_header_bytes + HEAD_SLACK))
+        .max_headers(http1.max_headers);
+    let via = Arc::new(via);
+    let service = service_fn({
+        let via = via.clone();
+        move |request: Request<hyper::body::Incoming>| forward(via.clone(), request.map(Body::incoming))
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let overdue = overdue::overdue(&handle, &http1);
+    let ended = until_closed(
+        &via,
+        connection,
+        |c| c.graceful_shutdown(),
+        |overdue| {
+            if let Overdue::Head(head) = overdue {
+                handle.give_up(head);
+            }
+        },
+        overdue,
+    )
+    .await;
+    http1_ended(&via, ended, &handle);
+}
+
+async fn http2(via: Via, stream: Stream) {
+    let direction = via.direction();
+    let rates = Rates {
+        resets: direction.http2_server.max_resets_per_second,
+        pings: direction.http2_server.max_pings_per_second,
+    };
+    let (stream, meter) = MeteredStream::new(stream, rates);
+    let via = Arc::new(via);
+    let service = service_fn({
+        let via = via.clone();
+        move |request: Request<hyper::body::Incoming>| forward(via.clone(), request.map(Body::incoming))
+    });
+    let connection = http2_builder(&direction).serve_connection(TokioIo::new(stream), service);
+    let never = std::future::pending();
+    let ended = until_closed(&via, connection, |c| c.graceful_shutdown(), |_| {}, never).await;
+    http2_ended(&via, ended, &meter);
+}
+
+/// Runs a connection; when it is asked to close, the proxy drains, or its client is overdue, it finishes what
+/// is under way.
 async fn until_closed<C: Future>(
     via: &Via,
     connection: C,
-    wind_down: fn(std::pin::Pin<&mut C>),
+    wind_down: fn(Pin<&mut C>),
+    give_up: impl FnOnce(Overdue),
+    overdue: impl Future<Output = Overdue>,
 ) -> C::Output {
     let _guard = via.shared.drain.guard();
     let mut connection = std::pin::pin!(connection);
@@ -332,12 +356,27 @@ async fn until_closed<C: Future>(
             () = via.closing.asked() => {}
         }
     };
-    tokio::select! {
+    let late = tokio::select! {
         biased;
         ended = connection.as_mut() => return ended,
-        () = asked => {}
+        () = asked => None,
+        late = overdue => Some(late),
+    };
+    match late {
+        Some(late @ Overdue::Head(_)) => give_up(late),
+        Some(Overdue::Request) | None => wind_down(connection.as_mut()),
     }
-    wind_down(connection.as_mut());
+    if late == Some(Overdue::Request) {
+        // A connection without a request under way ends at once.
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => {
+                via.shared.reports.limits.reached(Limit::IdleTimeout, via.client.hop);
+                return ended;
+            }
+            () = std::future::ready(()) => {}
+        }
+    }
     connection.await
 }
 
@@ -369,14 +408,20 @@ fn http2_builder(direction: &Direction) -> http2::Builder<TokioExecutor> {
 }
 
 /// Counts what hyper refused by itself on an HTTP/1 connection.
-fn http1_ended(via: &Via, ended: hyper::Result<()>, offence: Option<weft_net::head::Offence>) {
-    if let Some(offence) = offence {
+fn http1_ended(via: &Via, ended: hyper::Result<()>, guard: &guard::Handle) {
+    if let Some(offence) = guard.offence() {
+        if let Some(limit) = Limit::of_head(offence) {
+            via.shared.reports.limits.reached(limit, via.client.hop);
+        }
         let reason = via.client.reason(offence.code(), Phase::Head).detail(offence.as_str());
+        return via.shared.reports.connection(&reason, via.client.addr);
+    }
+    if guard.gave_up() {
+        let reason = via.client.reason(Code::HeaderReadTimeout, Phase::Head);
         return via.shared.reports.connection(&reason, via.client.addr);
     }
     let Err(error) = ended else { return };
     let code = match () {
-        () if error.is_timeout() => Code::HeaderReadTimeout,
         () if error.is_parse_too_large() => Code::HeadersTooLarge,
         () if error.is_parse() => Code::BadRequest,
         () => {
@@ -389,7 +434,13 @@ fn http1_ended(via: &Via, ended: hyper::Result<()>, offence: Option<weft_net::he
 }
 
 /// Counts what h2 refused by itself on an HTTP/2 connection.
-fn http2_ended(via: &Via, ended: hyper::Result<()>) {
+fn http2_ended(via: &Via, ended: hyper::Result<()>, meter: &metered::Handle) {
+    if let Some(flood) = meter.flood() {
+        let limit = Limit::of_flood(flood);
+        via.shared.reports.limits.reached(limit, via.client.hop);
+        let reason = via.client.reason(Code::Http2Flood, Phase::Head).detail(format!("{flood:?}"));
+        return via.shared.reports.connection(&reason, via.client.addr);
+    }
     let Err(error) = ended else { return };
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(cause) = next {
@@ -400,6 +451,9 @@ fn http2_ended(via: &Via, ended: hyper::Result<()>) {
                 Some(_) if ours => Code::BadRequest,
                 _ => break,
             };
+            if let Some(limit) = Limit::of_h2(&h2.to_string()) {
+                via.shared.reports.limits.reached(limit, via.client.hop);
+            }
             let reason = via.client.reason(code, Phase::Head).detail(h2.to_string());
             return via.shared.reports.connection(&reason, via.client.addr);
         }

@@ -139,8 +139,6 @@ pub struct Direction {
     pub max_in_flight: usize,
     /// The waiting room of each HTTP backend.
     pub queue: Queue,
-    /// The waiting room of each opaque backend.
-    pub tcp_queue: Queue,
     /// How long an unused discovery answer is kept.
     pub discovery_idle_timeout: Duration,
     /// HTTP/1 towards clients.
@@ -217,8 +215,6 @@ pub struct Discovery {
     pub profile_suffixes: Suffixes,
     /// Addresses that may have a profile or policy.
     pub profile_networks: Vec<IpNet>,
-    /// How long an inbound request waits for a profile before it goes on without.
-    pub profile_initial_timeout: Duration,
     /// How long a request waits for the first answer about its destination.
     pub first_answer_timeout: Duration,
     /// Sent with every destination request, so that the control plane knows who asks.
@@ -288,8 +284,6 @@ pub struct ControlChannel {
     pub dispatch_timeout: Duration,
     /// HTTP/2 windows and sizes.
     pub http2: Http2Params,
-    /// Largest message taken from the control plane, bytes.
-    pub max_message_bytes: usize,
 }
 
 /// Who this proxy is and where that is proven.
@@ -395,12 +389,8 @@ pub enum InformationalHeaders {
 pub struct Limits {
     /// Destinations known at a time; the least recently used idle one goes.
     pub discovery_entries: usize,
-    /// Endpoints of one destination; more are ignored.
-    pub endpoints_per_destination: usize,
     /// Destinations that one client connection may use.
     pub destinations_per_connection: usize,
-    /// Bytes looked at to tell a connection's protocol.
-    pub detect_bytes: usize,
     /// Bytes of one request kept for a retry.
     pub retry_body_bytes: usize,
     /// Connections to the admin server.

@@ -15,6 +15,7 @@ use weft_discover::plan::Plan;
 use weft_model::address::Addr;
 use weft_model::reason::{Code, Phase};
 use weft_net::body::Body;
+use weft_telemetry::Counter;
 
 /// Port of an `http` authority that names none.
 const HTTP_PORT: NonZeroU16 = NonZeroU16::new(80).unwrap();
@@ -34,6 +35,8 @@ pub(crate) struct Each {
     own: OwnAddresses,
     held: Mutex<Vec<(Addr, Held)>>,
     limit: usize,
+    /// Counts destinations let go because of the limit.
+    beyond: Counter,
 }
 
 /// Addresses that the forward proxy must not lead to.
@@ -62,8 +65,8 @@ impl OwnAddresses {
 
 impl Each {
     /// Leads to what requests name, holding at most `limit` destinations at a time.
-    pub(crate) fn new(destinations: Destinations, own: OwnAddresses, limit: usize) -> Self {
-        Self { destinations, own, held: Mutex::default(), limit }
+    pub(crate) fn new(destinations: Destinations, own: OwnAddresses, limit: usize, beyond: Counter) -> Self {
+        Self { destinations, own, held: Mutex::default(), limit, beyond }
     }
 
     /// The destination of an address that a client named.
@@ -81,6 +84,7 @@ impl Each {
             .outbound(&addr)
             .map_err(|full| client.reason(Code::Overloaded, Phase::Discovery).detail(full.to_string()))?;
         if held.len() >= self.limit {
+            self.beyond.inc();
             held.remove(0);
         }
         held.push((addr, found.clone()));

@@ -185,13 +185,9 @@ fn direction(r: &mut Reader<'_>, towards: Towards) -> Direction {
         capacity: r.size(&of("HTTP_QUEUE_CAPACITY")),
         failfast: r.duration(&of("HTTP_FAILFAST_TIMEOUT")),
     };
-    let (pool_max_idle, tcp_queue) = match towards {
-        Towards::Application => (r.size("MAX_IDLE_CONNS_PER_ENDPOINT"), queue),
-        Towards::Endpoints => {
-            let capacity = r.size("OUTBOUND_TCP_QUEUE_CAPACITY");
-            let failfast = r.duration("OUTBOUND_TCP_FAILFAST_TIMEOUT");
-            (r.size("OUTBOUND_MAX_IDLE_CONNS_PER_ENDPOINT"), Queue { capacity, failfast })
-        }
+    let pool_max_idle = match towards {
+        Towards::Application => r.size("MAX_IDLE_CONNS_PER_ENDPOINT"),
+        Towards::Endpoints => r.size("OUTBOUND_MAX_IDLE_CONNS_PER_ENDPOINT"),
     };
     Direction {
         detect_timeout: r.duration(&of("DETECT_TIMEOUT")),
@@ -211,7 +207,6 @@ fn direction(r: &mut Reader<'_>, towards: Towards) -> Direction {
         pool_max_idle,
         max_in_flight: r.size(&of("MAX_IN_FLIGHT")),
         queue,
-        tcp_queue,
         discovery_idle_timeout: r.duration(&of("DISCOVERY_IDLE_TIMEOUT")),
         http1_server: Http1Server {
             header_read_timeout: r.duration(&of("HTTP1_HEADER_READ_TIMEOUT")),
@@ -323,7 +318,6 @@ fn discovery(r: &mut Reader<'_>) -> Discovery {
     Discovery {
         profile_suffixes: Suffixes::parse(r.text("DESTINATION_PROFILE_SUFFIXES").unwrap_or_default()),
         profile_networks: r.list("DESTINATION_PROFILE_NETWORKS", read::networks),
-        profile_initial_timeout: r.duration("DESTINATION_PROFILE_INITIAL_TIMEOUT"),
         first_answer_timeout: r.duration("DISCOVERY_TIMEOUT"),
         context_token: r.text("DESTINATION_CONTEXT").unwrap_or_default().to_owned(),
         policy_workload,
@@ -388,7 +382,6 @@ fn control_channel(r: &mut Reader<'_>) -> ControlChannel {
         queue_capacity: r.size("CONTROL_QUEUE_CAPACITY"),
         dispatch_timeout: r.duration("CONTROL_DISPATCH_TIMEOUT"),
         http2: http2_client(r),
-        max_message_bytes: r.size("CONTROL_MAX_MESSAGE_BYTES"),
     }
 }
 
@@ -489,9 +482,7 @@ fn metrics(r: &mut Reader<'_>) -> Metrics {
 fn limits(r: &mut Reader<'_>) -> Limits {
     Limits {
         discovery_entries: r.size("DISCOVERY_MAX_ENTRIES"),
-        endpoints_per_destination: r.size("DISCOVERY_MAX_ENDPOINTS"),
         destinations_per_connection: r.size("MAX_DESTINATIONS_PER_CONNECTION"),
-        detect_bytes: r.size("DETECT_MAX_BYTES"),
         retry_body_bytes: r.size("RETRY_MAX_BODY_BYTES"),
         admin_connections: r.size("ADMIN_MAX_CONNECTIONS"),
         accept_pause: r.duration("ACCEPT_PAUSE"),
@@ -597,7 +588,6 @@ mod tests {
         assert_eq!(s.inbound.connect_backoff, jittered(Duration::from_secs(10)));
         assert_eq!(s.outbound.connect_backoff, jittered(Duration::from_secs(60)));
         assert_eq!(s.inbound.queue.failfast, Duration::from_secs(1));
-        assert_eq!(s.outbound.tcp_queue, Queue::default());
         assert_eq!(s.inbound.discovery_idle_timeout, Duration::from_secs(90));
         assert_eq!(s.inbound.http2_server.max_concurrent_streams, 200);
         assert_eq!(s.outbound.http2_server.max_header_list_size, 128 * 1024);

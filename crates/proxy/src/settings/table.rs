@@ -178,6 +178,12 @@ pub static SETTINGS: &[Setting] = &TABLE;
 pub static NOT_OBEYED: &[(&str, &str)] = &[
     ("CONTROL_LISTEN_ADDR", "there is no tap server"),
     ("TAP_SVC_NAME", "there is no tap server"),
+    ("OUTBOUND_TCP_QUEUE_CAPACITY", "the destination's policy says it, else OUTBOUND_HTTP_QUEUE_CAPACITY"),
+    (
+        "OUTBOUND_TCP_FAILFAST_TIMEOUT",
+        "the destination's policy says it, else OUTBOUND_HTTP_FAILFAST_TIMEOUT",
+    ),
+    ("DESTINATION_PROFILE_INITIAL_TIMEOUT", "DISCOVERY_TIMEOUT bounds every first answer"),
     ("INGRESS_MODE", "requests are routed by their address, not by header"),
     ("INBOUND_GATEWAY_SUFFIXES", "this proxy is no gateway"),
     ("INBOUND_PORTS_REQUIRE_IDENTITY", "the peer does not read it either; use a policy"),

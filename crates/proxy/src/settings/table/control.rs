@@ -33,12 +33,6 @@ pub(super) const DISCOVERY: &[Setting] = &[
     )
     .or(""),
     setting(
-        "DESTINATION_PROFILE_INITIAL_TIMEOUT",
-        Kind::Duration,
-        "How long an inbound request waits for a profile before it goes on without.",
-    )
-    .or("500ms"),
-    setting(
         "DISCOVERY_TIMEOUT",
         Kind::Duration,
         "How long a request waits for the first answer about its destination.",

@@ -135,7 +135,8 @@ macro_rules! shared {
             )
             .or("200")
             .unit("streams")
-            .beyond("The client is told the limit; a stream beyond it is refused (REFUSED_STREAM)."),
+            .beyond("The client is told the limit; a stream beyond it is refused (REFUSED_STREAM).")
+            .shown_by("none; the HTTP/2 engine answers by itself"),
             setting(
                 concat!($dir, "_SERVER_HTTP2_MAX_FRAME_SIZE"),
                 FRAME,
@@ -149,7 +150,8 @@ macro_rules! shared {
             )
             .or("131072")
             .unit("bytes")
-            .beyond("The request is answered 431."),
+            .beyond("The request is answered 431.")
+            .shown_by("none; the HTTP/2 engine answers by itself"),
             setting(
                 concat!($dir, "_SERVER_HTTP2_MAX_PENDING_ACCEPT_RESET_STREAMS"),
                 ANY,
@@ -197,7 +199,8 @@ macro_rules! shared {
             setting(
                 concat!($dir, "_HTTP1_IDLE_TIMEOUT"),
                 Kind::Duration,
-                "How long a kept-alive HTTP/1 connection may wait for its next request.",
+                "How long a kept-alive HTTP/1 connection may wait for its next request. It is looked at once in this time, so it \
+                 ends after one to two of them.",
             )
             .ours()
             .or("10m")
@@ -223,10 +226,11 @@ macro_rules! shared {
             setting(
                 concat!($dir, "_MAX_BUFFERED_BYTES"),
                 Kind::Number(8192, 1 << 30),
-                "Bytes of one connection read ahead, or waiting to be written.",
+                "Bytes of one HTTP/1 connection read ahead, or waiting to be written, each; at least 16 KiB more than a \
+                 request head may have.",
             )
             .ours()
-            .or("417792")
+            .or("147456")
             .unit("bytes")
             .beyond("The other side is read no further until some are gone.")
             .shown_by("none; ordinary flow control"),
@@ -279,20 +283,6 @@ pub(super) const OUTBOUND: &[Setting] = &[
         .unit("connections")
         .beyond("The connection is closed after its response.")
         .shown_by("none; expected"),
-    setting(
-        "OUTBOUND_TCP_QUEUE_CAPACITY",
-        SOME,
-        "Opaque connections that may wait for a backend without a ready endpoint.",
-    )
-    .or("10000")
-    .unit("connections")
-    .beyond("The connection is closed at once."),
-    setting(
-        "OUTBOUND_TCP_FAILFAST_TIMEOUT",
-        Kind::Duration,
-        "How long an opaque backend may have no ready endpoint before its connections fail at once.",
-    )
-    .or("3s"),
     setting("HTTP2_INITIAL_STREAM_WINDOW_SIZE", U32, "HTTP/2 client window of a stream, all directions.")
         .or("65535")
         .unit("bytes"),

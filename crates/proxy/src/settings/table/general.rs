@@ -122,25 +122,15 @@ pub(super) const LIMITS: &[Setting] = &[
     .or("10000")
     .unit("entries")
     .beyond("The least recently used idle entry goes; if all are in use, the request fails with 503."),
-    setting("DISCOVERY_MAX_ENDPOINTS", SOME, "Endpoints of one destination.")
-        .ours()
-        .or("50000")
-        .unit("endpoints")
-        .beyond("Further endpoints of that destination are ignored."),
     setting(
         "MAX_DESTINATIONS_PER_CONNECTION",
         SOME,
-        "Destinations that one client connection may address in its lifetime.",
+        "Destinations that one client connection of the forward proxy keeps known.",
     )
     .ours()
     .or("1000")
     .unit("destinations")
-    .beyond("The request is answered as usual, then the connection is closed gracefully."),
-    setting("DETECT_MAX_BYTES", Kind::Number(1024, 1 << 20), "Bytes read to tell a connection's protocol.")
-        .ours()
-        .or("16384")
-        .unit("bytes")
-        .beyond("The connection is forwarded as opaque bytes."),
+    .beyond("The one first used is let go; if nobody else uses it, it is looked up anew next time."),
     setting("RETRY_MAX_BODY_BYTES", super::ANY, "Bytes of one request's body kept for a retry.")
         .ours()
         .or("65536")
@@ -150,7 +140,7 @@ pub(super) const LIMITS: &[Setting] = &[
         .ours()
         .or("256")
         .unit("connections")
-        .beyond("The listener pauses; new connections wait in the kernel's backlog."),
+        .beyond("The new connection is closed at once."),
     setting(
         "ACCEPT_PAUSE",
         Kind::Duration,
@@ -158,27 +148,20 @@ pub(super) const LIMITS: &[Setting] = &[
     )
     .ours()
     .or("100ms")
-    .beyond("Connections wait in the kernel's backlog; the listener goes on when something is free."),
+    .beyond("Connections wait in the kernel's backlog; the listener goes on when something is free.")
+    .shown_by("weft_accept_pauses_total"),
     setting("METRICS_MAX_SERIES", SOME, "Series of one metric family.")
         .ours()
         .or("2000")
         .unit("series")
         .beyond("Further label sets share one series labelled `overflow=\"true\"`.")
         .shown_by("weft_metrics_series_refused_total"),
-    setting(
-        "CONTROL_MAX_MESSAGE_BYTES",
-        Kind::Number(1024, u32::MAX as u64),
-        "Largest control-plane message.",
-    )
-    .ours()
-    .or("4194304")
-    .unit("bytes")
-    .beyond("The stream fails and is opened again after a backoff; the last answer stays in force."),
     setting("CONTROL_QUEUE_CAPACITY", SOME, "Requests that may wait for a control-plane channel.")
         .ours()
         .or("1000")
         .unit("requests")
-        .beyond("The look-up fails and is tried again after a backoff."),
+        .beyond("The look-up fails and is tried again after a backoff.")
+        .shown_by("control_response_total"),
     setting(
         "HTTP2_MAX_LOCAL_ERROR_RESET_STREAMS",
         SOME_U32,
@@ -188,14 +171,24 @@ pub(super) const LIMITS: &[Setting] = &[
     .or("1024")
     .unit("streams")
     .beyond("The connection ends with GOAWAY (ENHANCE_YOUR_CALM)."),
-    setting("HTTP2_MAX_RESETS_PER_SECOND", SOME_U32, "RST_STREAM frames a second from one connection.")
+    setting(
+        "HTTP2_MAX_RESETS_PER_SECOND",
+        SOME_U32,
+        "RST_STREAM frames a second from one connection. A meshed peer sends all its clients' requests over a \
+         few connections, and each one cancelled is a reset.",
+    )
         .ours()
-        .or("100")
+        .or("1000")
         .unit("frames a second")
         .beyond("The connection ends with GOAWAY (ENHANCE_YOUR_CALM)."),
-    setting("HTTP2_MAX_PINGS_PER_SECOND", SOME_U32, "PING and SETTINGS frames a second from one connection.")
+    setting(
+        "HTTP2_MAX_PINGS_PER_SECOND",
+        SOME_U32,
+        "PING and SETTINGS frames a second from one connection. Some gRPC clients measure the path with a PING \
+         for each burst of data.",
+    )
         .ours()
-        .or("100")
+        .or("10000")
         .unit("frames a second")
         .beyond("The connection ends with GOAWAY (ENHANCE_YOUR_CALM)."),
 ];
