@@ -232,9 +232,9 @@ pub(crate) fn profile(service: usize, split: Split) -> String {
         text.push_str("  dstOverrides:\n");
     }
     for (version, percent) in split {
-        let _ = write!(
+        let _ = writeln!(
             text,
-            "  - {{authority: '{}-{version}.{NAMESPACE}.svc.cluster.local:{}', weight: {}m}}\n",
+            "  - {{authority: '{}-{version}.{NAMESPACE}.svc.cluster.local:{}', weight: {}m}}",
             of.name,
             of.port,
             percent * 10

@@ -8,6 +8,7 @@ pub(crate) mod checks;
 mod layout;
 mod load;
 mod quantile;
+mod received;
 mod scrape;
 mod screen;
 mod shop;

@@ -82,7 +82,7 @@ impl Screen {
         self.renewals += 1;
         let seconds = elapsed.as_secs();
         if !self.is_terminal {
-            if self.renewals % EVERY == 0 {
+            if self.renewals.is_multiple_of(EVERY) {
                 println!("\nafter {seconds} s:\n{table}");
             }
             return;

@@ -6,6 +6,7 @@
 
 use super::checks::Check;
 use super::layout::{self, NAMESPACE, Network, REPLICAS, Replica, SERVICES, Split, cast, port};
+use super::received::Received;
 use super::scrape::Page;
 use super::{DemoError, Options};
 use crate::commands::mesh;
@@ -38,44 +39,6 @@ const GRACE: Duration = Duration::from_secs(5);
 const PAGE: Bounds = Bounds { bytes: 8 * 1024 * 1024, time: Duration::from_secs(3) };
 /// How many networks are tried until one is free.
 const NETWORKS: usize = 32;
-
-/// What a replica's sidecar received and what it knew of the senders.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Received {
-    /// Requests, or connections of bytes.
-    pub(crate) all: u64,
-    /// Those over mutual TLS from a client with a verified identity.
-    pub(crate) verified: u64,
-    /// Those from a verified identity that is not the load generator's.
-    pub(crate) foreign: u64,
-}
-
-impl Received {
-    /// Reads what a sidecar counted.
-    pub(crate) fn of(page: &Page) -> Self {
-        let expected = layout::identity("load").map(|id| id.to_string()).unwrap_or_default();
-        let mut received = Self::default();
-        for family in ["inbound_http_authz_allow_total", "inbound_tcp_authz_allow_total"] {
-            for sample in page.of(family) {
-                let client = sample.label("client_id");
-                let is_verified = sample.label("tls") == "true" && !client.is_empty();
-                received.all += sample.count();
-                received.verified += if is_verified { sample.count() } else { 0 };
-                received.foreign += if is_verified && client != expected { sample.count() } else { 0 };
-            }
-        }
-        received
-    }
-
-    /// Both together.
-    pub(crate) fn plus(self, other: Self) -> Self {
-        Self {
-            all: self.all + other.all,
-            verified: self.verified + other.verified,
-            foreign: self.foreign + other.foreign,
-        }
-    }
-}
 
 /// A replica's processes; none while it is down.
 #[derive(Default)]

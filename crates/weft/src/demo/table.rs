@@ -5,8 +5,8 @@
 use super::layout::{REPLICAS, ROUTES, SERVICES};
 use super::load::Tally;
 use super::quantile::Latencies;
+use super::received::Received;
 use super::scrape::Page;
-use super::shop::Received;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
