@@ -1,7 +1,9 @@
 //! The operator's view of the control plane: liveness, readiness, metrics, state, log level.
 //!
-//! State and log level are for local clients only. It never changes manifests or certificates.
+//! State, log level and the confirmation of removals are for local clients only. It never changes manifests or
+//! certificates.
 
+use crate::sources::Sources;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
@@ -9,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use weft_identity::authority::{Authority, Role};
 use weft_net::body::Body;
 use weft_net::stream::Stream;
@@ -26,13 +28,10 @@ const CONNECTIONS: usize = 64;
 /// Longest log filter that is accepted, bytes.
 const MAX_FILTER: usize = 4096;
 
-/// The latest report of each directory.
-pub(crate) type Reports = Vec<watch::Receiver<Arc<Report>>>;
-
 /// What the operator sees.
 pub(crate) struct Admin {
     registry: Registry,
-    reports: Reports,
+    sources: Sources,
     authority: Arc<Authority>,
     views: Views,
     log: Option<LogLevel>,
@@ -42,15 +41,15 @@ impl Admin {
     /// Registers what is read at each scrape.
     pub(crate) fn new(
         registry: Registry,
-        reports: Reports,
+        sources: Sources,
         authority: Arc<Authority>,
         views: Views,
         log: Option<LogLevel>,
     ) -> Self {
-        let (findings, expiries) = (reports.clone(), authority.clone());
+        let (findings, expiries) = (sources.clone(), authority.clone());
         registry.collector("manifests", move |out| manifests(&findings, out));
         registry.collector("certificates", move |out| certificates(&expiries, out));
-        Self { registry, reports, authority, views, log }
+        Self { registry, sources, authority, views, log }
     }
 
     async fn answer(&self, request: Request<Body>, client: SocketAddr) -> Response<Body> {
@@ -58,10 +57,13 @@ impl Admin {
         let method = request.method().clone();
         match request.uri().path() {
             "/live" => text(StatusCode::OK, "live\n"),
-            // The edge listens only once the manifests have been read.
-            "/ready" => text(StatusCode::OK, "ready\n"),
+            // The edge answers only once the directories have been looked at.
+            "/ready" => match self.sources.waiting() {
+                None => text(StatusCode::OK, "ready\n"),
+                Some(problem) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")),
+            },
             "/metrics" => text(StatusCode::OK, self.registry.render()),
-            "/state.json" | "/proxy-log-level" if !local => {
+            "/state.json" | "/proxy-log-level" | "/confirm-removals" if !local => {
                 text(StatusCode::FORBIDDEN, "only for clients on this host\n")
             }
             "/state.json" => {
@@ -70,6 +72,12 @@ impl Admin {
                 response
             }
             "/proxy-log-level" => self.log_level(&method, request).await,
+            "/confirm-removals" if method == Method::POST => {
+                tracing::warn!("removals that were held back are confirmed");
+                self.sources.confirm_removals();
+                text(StatusCode::ACCEPTED, "removals that are held back now will take effect\n")
+            }
+            "/confirm-removals" => not_allowed("POST"),
             _ => text(StatusCode::NOT_FOUND, "there is nothing here\n"),
         }
     }
@@ -84,7 +92,8 @@ impl Admin {
             "views": self.views.live(),
             "oldest_unsent_change_ms": self.views.oldest_unsent().as_millis() as u64,
             "certificates": expiries.collect::<Vec<_>>(),
-            "manifests": self.reports.iter().map(|r| json!(**r.borrow())).collect::<Vec<_>>(),
+            "manifests": self.sources.shown(),
+            "waiting": self.sources.waiting(),
         })
     }
 
@@ -99,27 +108,31 @@ impl Admin {
                 },
                 Err(_) => text(StatusCode::BAD_REQUEST, "the filter is longer than 4096 bytes\n"),
             },
-            _ => {
-                let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "allowed: GET, PUT\n");
-                response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, PUT"));
-                response
-            }
+            _ => not_allowed("GET, PUT"),
         }
     }
 }
 
+fn not_allowed(allowed: &'static str) -> Response<Body> {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("allowed: {allowed}\n"));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
 /// `manifest_errors` by file, and what is in force.
-fn manifests(reports: &Reports, out: &mut Exposition) {
+fn manifests(sources: &Sources, out: &mut Exposition) {
+    let reports = sources.reports();
     out.family("manifest_errors", "Documents of a file that are not in force.", Kind::Gauge);
-    for report in reports {
-        for (file, errors) in &report.borrow().errors_by_file {
-            out.line("manifest_errors", &label("file", file), errors);
-        }
+    for (file, errors) in reports.iter().flat_map(|report| &report.errors_by_file) {
+        out.line("manifest_errors", &label("file", file), errors);
     }
-    let objects: usize = reports.iter().map(|r| r.borrow().objects).sum();
-    out.single("manifest_objects", "Objects in force.", Kind::Gauge, objects);
-    let held: usize = reports.iter().filter_map(|r| r.borrow().held.as_ref().map(|h| h.missing)).sum();
+    let sum = |count: fn(&Report) -> usize| reports.iter().map(|report| count(report)).sum::<usize>();
+    out.single("manifest_objects", "Objects in force.", Kind::Gauge, sum(|r| r.objects));
+    let held = sum(|r| r.held.as_ref().map_or(0, |hold| hold.missing));
     out.single("manifest_removals_held", "Removals that wait to be confirmed.", Kind::Gauge, held);
+    let stale = sum(|r| usize::from(r.stale.is_some()));
+    let help = "Directories whose manifests cannot be read, so that older ones are in force.";
+    out.single("manifest_directories_stale", help, Kind::Gauge, stale);
 }
 
 fn certificates(authority: &Authority, out: &mut Exposition) {

@@ -3,12 +3,14 @@
 //! `run` and the tests call [`start`]. Directories feed the views, the edge lets proxies in, the admin listener
 //! shows both. It decides nothing about what proxies are told: that is `index`'s business.
 
-use crate::admin::{self, Admin, Reports};
+use crate::admin::{self, Admin};
+use crate::issuer;
+use crate::sources;
 use crate::{ControlError, Options};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::sync::watch;
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use weft_identity::authority::{Authority, Lifetimes};
 use weft_identity::store::LocalName;
@@ -17,9 +19,6 @@ use weft_index::{Config, Index, PortList};
 use weft_model::identity::Id;
 use weft_net::drain::{self, Trigger};
 use weft_net::socket::{self, SocketOptions};
-use weft_resources::directory::{Directory, Settings};
-use weft_resources::report::Report;
-use weft_resources::source::{Part, Source};
 use weft_serve::certificates::Certificates;
 use weft_serve::destinations::Destinations;
 use weft_serve::metrics::Metrics;
@@ -73,6 +72,10 @@ pub async fn start(options: Options, log: Option<LogLevel>) -> Result<Control, C
     weft_telemetry::process::register(&registry, Default::default());
     let (trigger, drain) = drain::channel();
 
+    // Bound before anything else is touched: a second control plane by mistake must not get as far as the state.
+    let (serving, listen) = bind(options.listen, "proxies")?;
+    let (administering, admin_addr) = bind(options.admin, "the admin server")?;
+
     let authority = Arc::new(authority(&options)?);
     let tokens = Validator::open(&options.state).map_err(|e| ControlError::Identity(e.to_string()))?;
     let names =
@@ -82,7 +85,7 @@ pub async fn start(options: Options, log: Option<LogLevel>) -> Result<Control, C
 
     let views = Views::new(Index::new(config(&options)));
     views.export(&metrics);
-    let (reports, sources) = follow(&options, &views).await;
+    let (sources, mut tasks) = sources::follow(&options, &views).await;
 
     let service = Service::new(views.clone(), metrics.clone(), drain.clone());
     let clock = Arc::new(SystemTime::now);
@@ -90,32 +93,37 @@ pub async fn start(options: Options, log: Option<LogLevel>) -> Result<Control, C
         .with_destinations(Destinations::new(service.clone()))
         .with_policies(Policies::new(service))
         .with_certificates(Certificates::new(authority.clone(), Some(tokens), clock, metrics.clone()));
-    let edge = Edge::new(own.stores(), router, Limits::default(), metrics, drain.clone());
-
-    let listen = |addr: SocketAddr, what| {
-        socket::listen(addr, &SocketOptions::default()).map_err(|source| ControlError::Listen {
-            addr,
-            what,
-            source,
-        })
-    };
-    let (serving, administering) = (listen(options.listen, "proxies")?, listen(options.admin, "admin")?);
-    let addr = |listener: &tokio::net::TcpListener, addr| listener.local_addr().unwrap_or(addr);
-    let (listen, admin_addr) = (addr(&serving, options.listen), addr(&administering, options.admin));
+    let edge = Edge::new(own.stores(), router, Limits::default(), metrics, drain);
     tracing::info!(%listen, admin = %admin_addr, names = ?options.names, "the control plane serves");
 
-    let admin = Admin::new(registry, reports, authority, views, log);
-    let mut tasks = sources;
+    if let Some(files) = options.issuer {
+        tasks.push(tokio::spawn(issuer::follow(files, authority.clone(), own.stores())));
+    }
     tasks.push(tokio::spawn(own.keep_fresh()));
     tasks.push(tokio::spawn(edge.listen(serving)));
-    tasks.push(tokio::spawn(admin::run(Arc::new(admin), administering)));
+    let admin = Arc::new(Admin::new(registry, sources, authority, views, log));
+    tasks.push(tokio::spawn(admin::run(admin, administering)));
     Ok(Control { listen, admin: admin_addr, trigger, tasks })
 }
 
+/// A bound listener and its address, which has a number also where any port was asked for.
+fn bind(addr: SocketAddr, what: &'static str) -> Result<(TcpListener, SocketAddr), ControlError> {
+    let bound = socket::listen(addr, &SocketOptions::default());
+    let listener = bound.map_err(|source| ControlError::Listen { addr, what, source })?;
+    let addr = listener.local_addr().unwrap_or(addr);
+    Ok((listener, addr))
+}
+
 fn authority(options: &Options) -> Result<Authority, ControlError> {
-    let name = format!("root.{}.{}", options.mesh.control_namespace, options.mesh.trust_domain);
     let lifetimes = Lifetimes { leaf: options.issuance_lifetime, skew: SKEW };
-    Authority::open_now(&options.state, &name, lifetimes).map_err(|e| ControlError::Identity(e.to_string()))
+    let opened = match &options.issuer {
+        Some(files) => Authority::load_now(files.clone(), lifetimes),
+        None => {
+            let name = format!("root.{}.{}", options.mesh.control_namespace, options.mesh.trust_domain);
+            Authority::open_now(&options.state, &name, lifetimes)
+        }
+    };
+    opened.map_err(|e| ControlError::Identity(e.to_string()))
 }
 
 fn config(options: &Options) -> Config {
@@ -131,55 +139,5 @@ fn config(options: &Options) -> Config {
         default_policy: options.default_policy,
         default_opaque_ports: PortList::parse(&ports.join(",")).0,
         ..defaults
-    }
-}
-
-/// Feeds the views from every directory; the first batch of each is in force on return.
-async fn follow(options: &Options, views: &Views) -> (Reports, Vec<JoinHandle<()>>) {
-    let (mut reports, mut tasks) = (Vec::new(), Vec::new());
-    for (n, root) in options.manifests.iter().enumerate() {
-        let state = match n {
-            0 => options.state.clone(),
-            n => options.state.join(format!("manifests-{n}")),
-        };
-        let mut source = Directory::open(Settings { state: Some(state), ..Settings::new(root) });
-        reports.push(source.reports());
-        let first = source.next().await;
-        tracing::info!(root = %root.display(), objects = first.changes.len(), "manifests read");
-        views.apply(first.changes);
-        let views = views.clone();
-        tasks.push(tokio::spawn(log_findings(source.reports())));
-        tasks.push(tokio::spawn(async move {
-            loop {
-                let batch = source.next().await;
-                debug_assert_eq!(batch.part, Part::Changes);
-                tracing::info!(revision = batch.revision, changes = batch.changes.len(), "manifests changed");
-                let views = views.clone();
-                // Resolving a large change may take milliseconds; others go on meanwhile.
-                let applied = tokio::task::spawn_blocking(move || views.apply(batch.changes)).await;
-                if let Err(error) = applied {
-                    tracing::error!(%error, "a change of manifests could not be applied");
-                }
-            }
-        }));
-    }
-    (reports, tasks)
-}
-
-/// Logs each rejected document once, when it is first rejected.
-async fn log_findings(mut reports: watch::Receiver<Arc<Report>>) {
-    let mut known = std::collections::BTreeSet::new();
-    loop {
-        let report = reports.borrow_and_update().clone();
-        for finding in report.rejected.iter().filter(|f| !known.contains(*f)) {
-            tracing::warn!(%finding, "a manifest is not in force");
-        }
-        if let Some(held) = &report.held {
-            tracing::warn!(missing = held.missing, of = held.of, "{}", held.message);
-        }
-        known = report.rejected.iter().cloned().collect();
-        if reports.changed().await.is_err() {
-            return;
-        }
     }
 }

@@ -6,7 +6,9 @@
 
 mod admin;
 mod assemble;
+mod issuer;
 pub mod options;
+mod sources;
 
 pub use assemble::{Control, start};
 pub use options::Options;
@@ -22,7 +24,7 @@ const GRACE: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// An address cannot be listened on.
-    #[error("cannot listen on {addr} ({what}): {source}")]
+    #[error("cannot listen on {addr} for {what}: {source}")]
     Listen {
         /// Where.
         addr: std::net::SocketAddr,

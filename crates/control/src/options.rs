@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
+use weft_identity::authority::IssuerFiles;
 use weft_model::identity::MeshNames;
 use weft_model::name::DnsName;
 use weft_model::policy::DefaultPolicy;
@@ -32,6 +33,9 @@ pub struct Options {
     pub default_policy: DefaultPolicy,
     /// Ports that are opaque unless a manifest says otherwise.
     pub opaque_ports: BTreeSet<NonZeroU16>,
+    /// An authority that something else maintains, whose files are read again when they change; `None`: one of
+    /// our own, in the state directory.
+    pub issuer: Option<IssuerFiles>,
     /// How long issued certificates live.
     pub issuance_lifetime: Duration,
 }

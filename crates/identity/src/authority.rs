@@ -218,6 +218,11 @@ impl Authority {
         Ok(Self { loaded: RwLock::new(Arc::new(loaded)), files: Some(files), lifetimes, clock })
     }
 
+    /// [`Authority::load`] by the system's clock.
+    pub fn load_now(files: IssuerFiles, lifetimes: Lifetimes) -> Result<Self, AuthorityError> {
+        Self::load(files, lifetimes, Arc::new(DefaultTimeProvider))
+    }
+
     fn from_root(
         path: &Path,
         text: &str,

@@ -73,6 +73,7 @@ impl Scratch {
             opaque_ports: [25u16, 587, 3306, 4444, 5432, 6379, 9300, 11211]
                 .map(|p| p.try_into().unwrap())
                 .into(),
+            issuer: None,
             issuance_lifetime: Duration::from_secs(24 * 3600),
         }
     }
@@ -156,6 +157,14 @@ pub(crate) async fn admin(control: &Control, path: &str) -> String {
     let bounds = Bounds { time: PATIENCE, bytes: 16 << 20 };
     let fetched = web::fetch(control.admin, path, bounds).await.unwrap();
     String::from_utf8(fetched.body.to_vec()).unwrap()
+}
+
+/// What the admin server says to a POST.
+pub(crate) async fn admin_post(control: &Control, path: &str) -> String {
+    let socket = socket::connect(control.admin, &SocketOptions::default()).await.unwrap();
+    let request = http::Request::post(path).header("host", "admin").body(Body::empty()).unwrap();
+    let response = web::request(Stream::tcp(socket), request).await.unwrap();
+    String::from_utf8(web::read_all(response.into_body(), 1 << 20).await.unwrap().to_vec()).unwrap()
 }
 
 /// Where golden files are.
