@@ -15,8 +15,15 @@ struct Walled {
 }
 
 /// Fakes and stories play both sides of every wire; the control plane's tests read it with the stock client.
-const BESIDE: &[&str] =
-    &["crates/serve/tests/", "crates/control/tests/", "crates/control/examples/", "crates/testkit/", "crates/scenarios/", "bench/", "fuzz/"];
+const BESIDE: &[&str] = &[
+    "crates/serve/tests/",
+    "crates/control/tests/",
+    "crates/control/examples/",
+    "crates/testkit/",
+    "crates/scenarios/",
+    "bench/",
+    "fuzz/",
+];
 
 const WALLED: &[Walled] = &[
     Walled {
