@@ -153,7 +153,7 @@ const COUNT: usize = {
     count
 };
 
-const TABLE: [Setting; COUNT] = {
+static TABLE: [Setting; COUNT] = {
     let mut all = [setting("", Kind::Text, ""); COUNT];
     let (mut part, mut next) = (0, 0);
     while part < PARTS.len() {
