@@ -349,30 +349,8 @@ pub struct Log {
 pub struct Metrics {
     /// How long an unused series stays in the scrape.
     pub retain_idle: Duration,
-    /// Whether outbound route metrics tell hosts apart.
-    pub hostname_labels: HostnameLabels,
-    /// Whether inbound endpoint metrics tell authorities apart.
-    pub authority_labels: AuthorityLabels,
     /// Series kept per family; more share one overflow series.
     pub max_series: usize,
-}
-
-/// Whether outbound route metrics carry the request's host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HostnameLabels {
-    /// The label is empty.
-    Off,
-    /// The label is filled.
-    On,
-}
-
-/// Whether inbound endpoint metrics carry the request's authority.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuthorityLabels {
-    /// No such label.
-    Off,
-    /// The label is filled with what clients send (`unsafe`).
-    Unsafe,
 }
 
 /// Whether synthesized outbound responses say why.

@@ -466,17 +466,7 @@ fn log(r: &mut Reader<'_>) -> Log {
 }
 
 fn metrics(r: &mut Reader<'_>) -> Metrics {
-    let unsafe_labels = r.text("INBOUND_METRICS_AUTHORITY_LABELS").is_some_and(|text| !text.is_empty());
-    Metrics {
-        retain_idle: r.duration("METRICS_RETAIN_IDLE"),
-        hostname_labels: r.choice(
-            "OUTBOUND_METRICS_HOSTNAME_LABELS",
-            HostnameLabels::Off,
-            HostnameLabels::On,
-        ),
-        authority_labels: if unsafe_labels { AuthorityLabels::Unsafe } else { AuthorityLabels::Off },
-        max_series: r.size("METRICS_MAX_SERIES"),
-    }
+    Metrics { retain_idle: r.duration("METRICS_RETAIN_IDLE"), max_series: r.size("METRICS_MAX_SERIES") }
 }
 
 fn limits(r: &mut Reader<'_>) -> Limits {

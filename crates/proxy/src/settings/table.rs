@@ -184,6 +184,8 @@ pub static NOT_OBEYED: &[(&str, &str)] = &[
         "the destination's policy says it, else OUTBOUND_HTTP_FAILFAST_TIMEOUT",
     ),
     ("DESTINATION_PROFILE_INITIAL_TIMEOUT", "DISCOVERY_TIMEOUT bounds every first answer"),
+    ("OUTBOUND_METRICS_HOSTNAME_LABELS", "route metrics do not tell hosts apart"),
+    ("INBOUND_METRICS_AUTHORITY_LABELS", "inbound metrics do not tell authorities apart"),
     ("INGRESS_MODE", "requests are routed by their address, not by header"),
     ("INBOUND_GATEWAY_SUFFIXES", "this proxy is no gateway"),
     ("INBOUND_PORTS_REQUIRE_IDENTITY", "the peer does not read it either; use a policy"),

@@ -90,20 +90,6 @@ pub(super) const PROCESS: &[Setting] = &[
     setting("METRICS_RETAIN_IDLE", Kind::Duration, "How long an unused series stays in the scrape.")
         .or("10m"),
     setting(
-        "OUTBOUND_METRICS_HOSTNAME_LABELS",
-        Kind::Switch,
-        "Fills the `hostname` label of outbound route metrics.",
-    )
-    .or("false")
-    .danger("The application chooses the values, so series multiply up to METRICS_MAX_SERIES."),
-    setting(
-        "INBOUND_METRICS_AUTHORITY_LABELS",
-        Kind::OneOf(&["", "unsafe"]),
-        "`unsafe` adds `authority` to inbound endpoint metrics.",
-    )
-    .or("")
-    .danger("Clients choose the values, so series multiply up to METRICS_MAX_SERIES."),
-    setting(
         "OUTBOUND_DISABLE_INFORMATIONAL_HEADERS",
         Kind::Switch,
         "Leaves `l5d-proxy-error`, `l5d-proxy-connection` and `grpc-message` out of synthesized outbound \
