@@ -1,0 +1,147 @@
+//! Weft: the release binary, with a control plane that reads manifests, and one proxy or two that joined the
+//! mesh with join files. Nothing is left out of the path: discovery, routing, balancing, metrics, reasons.
+
+use super::{Inner, Running, Site, installed};
+use crate::case::{Case, Contender};
+use crate::failure::Failure;
+use crate::load::AUTHORITY;
+use crate::process::{Process, free_address, free_on};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+/// The workload's own address: peers reach it there, and the inbound proxy listens there.
+const WORKLOAD: &str = "127.77.66.2";
+/// The port of an inbound proxy that control planes tell about workloads outside of clusters.
+const INBOUND_PORT: u16 = 4143;
+
+pub(super) async fn start(case: Case, site: &Site<'_>) -> Result<Running, Failure> {
+    let binary = installed(&site.programs.weft, Contender::Weft)?;
+    let app = site.target(case);
+    let workload_port = if case.is_pair() { free_on(WORKLOAD)?.port() } else { app.port() };
+    let (control, address) = control(case, site, &manifests(case, app, workload_port)).await?;
+    let entry = free_address()?;
+    let mut outbound = proxy_command(binary, site, "client", address)?;
+    outbound.arg("--upstream").arg(format!("{entry}={AUTHORITY}:80"));
+    outbound.arg("--inbound-listen-addr").arg(free_address()?.to_string());
+    let others = vec![control];
+    let mut proxies = Vec::new();
+    let mut inner = None;
+    if case.is_pair() {
+        let tls =
+            SocketAddr::new(WORKLOAD.parse().map_err(|_| Failure::Machine(WORKLOAD.into()))?, INBOUND_PORT);
+        let plain = SocketAddr::new(tls.ip(), workload_port);
+        let mut inbound = proxy_command(binary, site, "web", address)?;
+        inbound.arg("--inbound").arg(format!("{plain}={app}"));
+        inbound.arg("--inbound-listen-addr").arg(tls.to_string());
+        proxies.push(started("inbound", site, &mut inbound).await?);
+        inner = Some(Inner { tls, server_name: identity("web"), plain: vec![tls, plain] });
+    }
+    proxies.insert(0, started("outbound", site, &mut outbound).await?);
+    Ok(Running { contender: Contender::Weft, entry, proxies, _others: others, inner })
+}
+
+fn identity(account: &str) -> String {
+    format!("{account}.default.serviceaccount.identity.linkerd.cluster.local")
+}
+
+/// Starts the control plane; where its services are.
+async fn control(case: Case, site: &Site<'_>, manifests: &str) -> Result<(Process, SocketAddr), Failure> {
+    let binary = installed(&site.programs.weft, Contender::Weft)?;
+    let (dir, state) = (site.dir.join("manifests"), site.dir.join("state"));
+    for dir in [&dir, &state] {
+        std::fs::create_dir_all(dir).map_err(Failure::io(dir.display().to_string()))?;
+    }
+    site.write("manifests/web.yaml", manifests)?;
+    let (listen, admin) = (free_address()?, free_address()?);
+    // In a pair, who has no identity of this mesh is turned away, as with the others.
+    let policy = if case.is_pair() { "all-authenticated" } else { "all-unauthenticated" };
+    let mut command = Command::new(binary);
+    command.arg("control").arg("--manifests").arg(&dir).arg("--state-dir").arg(&state);
+    command.arg("--listen").arg(listen.to_string()).arg("--admin").arg(admin.to_string());
+    command.arg("--default-policy").arg(policy);
+    let mut process = site.other("control", &mut command)?;
+    process.ready(admin, "/ready").await?;
+    Ok((process, listen))
+}
+
+/// A proxy of one worker with a join file of its own.
+fn proxy_command(
+    binary: &Path,
+    site: &Site<'_>,
+    account: &str,
+    control: SocketAddr,
+) -> Result<Command, Failure> {
+    let join = site.dir.join(format!("{account}.join"));
+    let mut token = Command::new(binary);
+    token.args([
+        "token",
+        "--identity",
+        &format!("{account}.default"),
+        "--control-address",
+        &control.to_string(),
+    ]);
+    token.arg("--state-dir").arg(site.dir.join("state")).arg("--out").arg(&join);
+    let output = token.output().map_err(Failure::io("weft token"))?;
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(Failure::Start { who: "weft token".to_owned(), why });
+    }
+    let mut command = Command::new(binary);
+    command.arg("proxy").arg("--join-file").arg(join).args(["--workload", &format!("default/{account}")]);
+    command.args(["--cores-max", "1"]);
+    command.arg("--outbound-listen-addr").arg(free_address()?.to_string());
+    Ok(command)
+}
+
+/// Starts a proxy and waits until it is ready, identity included.
+async fn started(name: &str, site: &Site<'_>, command: &mut Command) -> Result<Process, Failure> {
+    let admin = free_address()?;
+    command.arg("--admin-listen-addr").arg(admin.to_string());
+    let mut process = site.proxy(name, command)?;
+    process.ready(admin, "/ready").await?;
+    Ok(process)
+}
+
+/// One service. In a pair its endpoint is a workload of the mesh, otherwise an address that is not of it.
+fn manifests(case: Case, app: SocketAddr, workload_port: u16) -> String {
+    let opaque =
+        if case == Case::Tcp { ", annotations: {config.linkerd.io/opaque-ports: \"80\"}" } else { "" };
+    if case.is_pair() {
+        let identity = identity("web");
+        return format!(
+            "apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: default}}
+spec:
+  selector: {{app: web}}
+  ports: [{{name: http, port: 80, targetPort: {workload_port}}}]
+---
+apiVersion: workload.linkerd.io/v1beta1
+kind: ExternalWorkload
+metadata: {{name: web, namespace: default, labels: {{app: web}}}}
+spec:
+  meshTLS: {{identity: {identity}, serverName: {identity}}}
+  workloadIPs: [{{ip: {WORKLOAD}}}]
+  ports: [{{name: http, port: {workload_port}}}]
+status: {{conditions: [{{type: Ready, status: \"True\"}}]}}
+"
+        );
+    }
+    let (ip, port) = (app.ip(), app.port());
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: default{opaque}}}
+spec:
+  ports: [{{name: http, port: 80, targetPort: {port}}}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: web, namespace: default, labels: {{kubernetes.io/service-name: web}}}}
+addressType: IPv4
+endpoints: [{{addresses: [{ip}]}}]
+ports: [{{name: http, port: {port}, protocol: TCP}}]
+"
+    )
+}

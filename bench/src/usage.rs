@@ -1,0 +1,121 @@
+//! What the kernel says that processes used: processor time and resident memory, from /proc.
+//!
+//! Called at both ends of each measured window. The parsing is pure; reading a process that has ended gives
+//! an error, never a zero that would look like a cheap proxy.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Processor time that a process and its ended children used, in clock ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ticks {
+    pub(crate) user: u64,
+    pub(crate) system: u64,
+}
+
+/// Reads `/proc/PID/stat` (proc_pid_stat(5)): fields 14 and 15. The name, field 2, may hold blanks and
+/// brackets, so fields are counted from the last closing bracket.
+pub(crate) fn parse_stat(text: &str) -> Option<Ticks> {
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace().skip(11);
+    Some(Ticks { user: fields.next()?.parse().ok()?, system: fields.next()?.parse().ok()? })
+}
+
+/// Reads the line `VmRSS:   123 kB` of `/proc/PID/status`, in KiB.
+pub(crate) fn parse_resident(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+/// Reads the list of `/proc/PID/task/TID/children`.
+pub(crate) fn parse_children(text: &str) -> Vec<u32> {
+    text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Processor time in seconds that `pids` and all their living descendants used so far.
+///
+/// # Errors
+/// One of them has ended.
+pub(crate) fn cpu_seconds(pids: &[u32]) -> io::Result<f64> {
+    let mut ticks = 0;
+    for pid in family(pids)? {
+        let path = format!("/proc/{pid}/stat");
+        let found = parse_stat(&std::fs::read_to_string(&path)?).ok_or_else(|| unreadable(&path))?;
+        ticks += found.user + found.system;
+    }
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// Resident memory in KiB of `pids` and all their living descendants. Pages that they share count for each.
+///
+/// # Errors
+/// One of them has ended.
+pub(crate) fn resident_kib(pids: &[u32]) -> io::Result<u64> {
+    let mut sum = 0;
+    for pid in family(pids)? {
+        let path = format!("/proc/{pid}/status");
+        sum += parse_resident(&std::fs::read_to_string(&path)?).ok_or_else(|| unreadable(&path))?;
+    }
+    Ok(sum)
+}
+
+fn unreadable(path: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{path} is not what the kernel documents"))
+}
+
+fn family(pids: &[u32]) -> io::Result<Vec<u32>> {
+    let mut all = pids.to_vec();
+    let mut next = 0;
+    while let Some(pid) = all.get(next).copied() {
+        for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let path: PathBuf = task?.path().join("children");
+            // A thread may end between the listing and the reading.
+            let children = std::fs::read_to_string(path).unwrap_or_default();
+            all.extend(parse_children(&children));
+        }
+        next += 1;
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_found_behind_any_name() {
+        let check = |text: &str, expected: Option<(u64, u64)>| {
+            assert_eq!(parse_stat(text), expected.map(|(user, system)| Ticks { user, system }), "{text}");
+        };
+        let rest = "S 1 2 3 4 5 6 7 8 9 10 111 222 0 0 20 0 1 0 300";
+        check(&format!("4711 (envoy) {rest}"), Some((111, 222)));
+        check(&format!("4711 (a (b) c) {rest}"), Some((111, 222)));
+        check(&format!("4711 (x) 1 2 3) {rest}"), Some((111, 222)));
+        check("4711 (envoy) S 1 2 3", None);
+        check("4711 (envoy) S 1 2 3 4 5 6 7 8 9 10 x 222", None);
+        check("", None);
+    }
+
+    #[test]
+    fn resident_memory_is_the_line_of_that_name() {
+        let check = |text: &str, expected| assert_eq!(parse_resident(text), expected, "{text}");
+        check("Name:\tx\nVmHWM:\t  9 kB\nVmRSS:\t   12345 kB\nRssAnon:\t 1 kB\n", Some(12345));
+        check("Name:\tkthread\n", None);
+        check("VmRSS:\t12 MB\n", None);
+    }
+
+    #[test]
+    fn children_are_listed_by_number() {
+        assert_eq!(parse_children("12 345 \n"), [12, 345]);
+        assert!(parse_children("").is_empty());
+    }
+
+    #[test]
+    fn this_very_process_uses_memory_and_does_not_lose_time() {
+        let me = [std::process::id()];
+        let before = cpu_seconds(&me).unwrap();
+        assert!(resident_kib(&me).unwrap() > 0);
+        assert!(cpu_seconds(&me).unwrap() >= before);
+        assert!(cpu_seconds(&[u32::MAX]).is_err());
+    }
+}
