@@ -67,7 +67,10 @@ impl Controllers {
 impl Source for Controllers {
     fn endpoints(&self, dst: &NameAddr) -> Opening<EndpointUpdate> {
         let (client, query) = (self.destination.clone(), self.destination_query(dst.to_string()));
-        Box::pin(async move { client.endpoints(&query).await.map(|updates| answers(updates, query.path)) })
+        Box::pin(async move {
+            let opened = client.endpoints(&query).await.map(|updates| answers(updates, query.path));
+            answered_by(opened, EndpointUpdate::NoEndpoints { exists: false })
+        })
     }
 
     fn profile(&self, addr: &Addr) -> Opening<Profile> {
@@ -75,7 +78,8 @@ impl Source for Controllers {
         let port = NonZeroU16::new(addr.port());
         Box::pin(async move {
             let port = port.ok_or_else(|| no_port(&query.path))?;
-            client.profile(&query, port).await.map(|updates| answers(updates, query.path))
+            let opened = client.profile(&query, port).await.map(|updates| answers(updates, query.path));
+            answered_by(opened, Profile::default())
         })
     }
 
@@ -94,6 +98,20 @@ impl Source for Controllers {
         let query = PortQuery { workload: self.workload.to_string(), port };
         let about = format!("port {port}");
         Box::pin(async move { client.inbound(&query).await.map(|updates| answers(updates, about)) })
+    }
+}
+
+/// Takes NOT_FOUND for the answer that it is, so that requests to a name that does not exist are told so at
+/// once instead of waiting; the call then counts as failed and is repeated.
+fn answered_by<T: Send + 'static>(
+    opened: Result<Answers<T>, Status>,
+    nothing: T,
+) -> Result<Answers<T>, Status> {
+    match opened {
+        Err(status) if status.code == Code::NotFound => {
+            Ok(futures_util::stream::iter([Ok(nothing), Err(status)]).boxed())
+        }
+        other => other,
     }
 }
 

@@ -11,10 +11,11 @@ use crate::forward::forward;
 use crate::limits::Limit;
 use crate::opaque;
 use crate::overdue::{self, Overdue};
+use crate::reply::{self, Carried, Form, Grpc};
 use crate::settings::Direction;
 use crate::target::Aim;
 use crate::via::{Closing, Shared, Via};
-use http::Request;
+use http::{Method, Request, Response, StatusCode};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -302,7 +303,15 @@ async fn http1(mut via: Via, stream: Stream) {
     let via = Arc::new(via);
     let service = service_fn({
         let via = via.clone();
-        move |request: Request<hyper::body::Incoming>| forward(via.clone(), request.map(Body::incoming))
+        move |request: Request<hyper::body::Incoming>| {
+            let (via, request) = (via.clone(), request.map(Body::incoming));
+            async move {
+                match &via.aim {
+                    Aim::Each(_) if request.method() == Method::CONNECT => Ok(connect(&via, request)),
+                    _ => forward(via, request).await,
+                }
+            }
+        }
     });
     let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
     let overdue = overdue::overdue(&handle, &http1);
@@ -319,6 +328,47 @@ async fn http1(mut via: Via, stream: Stream) {
     )
     .await;
     http1_ended(&via, ended, &handle);
+}
+
+/// CONNECT on the forward proxy: its tunnel is served as a connection that the application made to the
+/// address it names.
+fn connect(via: &Arc<Via>, mut request: Request<Body>) -> Response<Body> {
+    let subject = via.subject(&request);
+    let held = match via.aim.held(&via.client, &request) {
+        Ok(held) => held.into_owned(),
+        Err(refusal) => {
+            via.report(refusal.reason(), &subject);
+            let form = Form {
+                version: request.version(),
+                carried: Carried::No,
+                grpc: Grpc::No,
+                openness: via.openness(),
+            };
+            let response = reply::answer(&refusal, form);
+            via.answered(response.status());
+            return response;
+        }
+    };
+    let switched = hyper::upgrade::on(&mut request);
+    let (shared, client) = (via.shared.clone(), via.client.addr);
+    tokio::spawn(async move {
+        let parts = switched.await.map(|upgraded| upgraded.downcast::<TokioIo<GuardedStream>>());
+        if let Ok(Ok(parts)) = parts {
+            let stream = parts.io.into_inner().into_inner().with_prefix(parts.read_buf);
+            serve_tunnel(shared, Incoming { stream, client }, held).await;
+        }
+    });
+    via.answered(StatusCode::OK);
+    Response::new(Body::empty())
+}
+
+/// `outbound`, boxed: a tunnel may hold another connection to a forward proxy, and so on.
+fn serve_tunnel(
+    shared: Arc<Shared>,
+    incoming: Incoming,
+    held: Held,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(outbound(shared, incoming, held))
 }
 
 async fn http2(via: Via, stream: Stream) {
@@ -428,6 +478,9 @@ fn http1_ended(via: &Via, ended: hyper::Result<()>, guard: &guard::Handle) {
             return tracing::debug!(%error, client = %via.client.addr, "an HTTP/1 connection ended with an error");
         }
     };
+    if code == Code::HeadersTooLarge {
+        via.shared.reports.limits.reached(Limit::HeaderBytes, via.client.hop);
+    }
     via.shared
         .reports
         .connection(&via.client.reason(code, Phase::Head).detail(error.to_string()), via.client.addr);
