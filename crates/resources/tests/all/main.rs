@@ -1,4 +1,5 @@
 //! Tests of the sources of manifests.
 
+mod corpus;
 mod directory;
 mod documents;

@@ -1,0 +1,3 @@
+//! Tests of the proxy from outside.
+
+mod corpus;
