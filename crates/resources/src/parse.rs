@@ -90,8 +90,10 @@ fn options() -> serde_saphyr::Options {
     }
 }
 
+/// What the YAML reader says, without the place: it counts lines from the document, findings from the file.
 fn first_line(text: &str) -> String {
-    cut(text.lines().next().unwrap_or_default())
+    let line = text.lines().next().unwrap_or_default();
+    cut(line.split(" at line ").next().unwrap_or(line))
 }
 
 /// Cuts a text at its document markers; gives each document with the number of lines before it, and

@@ -75,9 +75,11 @@ async fn a_bad_document_is_named_and_holds_up_nothing_else() {
     }
 
     // A file that is no YAML at all keeps everything it held.
-    scratch.put("one.yaml", "{{{");
+    scratch.put("one.yaml", &(workload(1) + "---\nkind: {a: b\n"));
     scratch.put("four.yaml", &workload(4));
     assert_eq!(hear(&mut stream).await, "add .4");
+    let state = admin(&control, "/state.json").await;
+    assert!(state.contains(r#""line": 10"#) && !state.contains("at line"), "lines are the file's: {state}");
     scratch.put("one.yaml", &workload(2));
     assert_eq!(hear(&mut stream).await, "remove .1");
     let metrics = admin(&control, "/metrics").await;
