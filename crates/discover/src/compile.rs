@@ -24,6 +24,7 @@ use weft_model::policy::{
     OutboundProtocol, TcpRoute,
 };
 use weft_model::profile::Profile;
+use weft_model::reason::Hop;
 use weft_model::route::{Dispatch, Distribution, Filter, LoadParams, Queue, Route, RouteBackend, Timeouts};
 use weft_route::metrics::{Metrics, Pairs, push_meta};
 use weft_route::retry::{Budget, Retry};
@@ -566,7 +567,7 @@ impl Compiler {
         };
         let metrics = self.metrics.clone();
         let backend = Backend::new(params, move |info, readiness| Upstream {
-            metrics: metrics.endpoint(endpoint_labels(&info)),
+            metrics: (metrics.direction() == Hop::Outbound).then(|| metrics.endpoint(endpoint_labels(&info))),
             meshed: if info.tls.is_some() { Meshed::Yes } else { Meshed::No },
             endpoint: Endpoint::new(info, connect.clone(), readiness),
         });

@@ -17,8 +17,8 @@ use weft_route::metrics::Exchange;
 pub struct Upstream {
     /// The endpoint.
     pub endpoint: Endpoint,
-    /// Its counters, resolved once.
-    pub metrics: Exchange,
+    /// Its counters, resolved once; none for the application, whose series name the client as well.
+    pub metrics: Option<Exchange>,
     /// Whether it proves an identity, so that what it says about itself is believed.
     pub meshed: Meshed,
 }

@@ -5,11 +5,13 @@
 
 use crate::client::Client;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use weft_discover::plan::{Plan, Rule};
 use weft_model::identity::Peer;
 use weft_model::meta::Meta;
 use weft_model::policy::Authorization;
+use weft_model::reason::Hop;
+use weft_route::metrics::{Exchange, Metrics};
 use weft_telemetry::{Counter, Family, Registry};
 
 type Pairs = Vec<(String, String)>;
@@ -29,6 +31,7 @@ pub(crate) struct Authz {
     tcp_allow: Family<Counter>,
     tcp_deny: Family<Counter>,
     tcp_terminate: Family<Counter>,
+    exchanges: Metrics,
 }
 
 /// What became of a TCP connection.
@@ -52,21 +55,30 @@ impl Authz {
             tcp_allow: family("inbound_tcp_authz_allow_total"),
             tcp_deny: family("inbound_tcp_authz_deny_total"),
             tcp_terminate: family("inbound_tcp_authz_terminate_total"),
+            exchanges: Metrics::new(registry, Hop::Inbound),
         }
     }
 
-    /// A request was admitted.
-    pub(crate) fn http_allowed(&self, asked: Asked<'_>, plan: &Plan, rule: &Rule, by: &Authorization) {
-        asked.last.inc(rule, by, || {
+    /// A request was admitted. Gives the series of its exchange with the application.
+    pub(crate) fn http_allowed(
+        &self,
+        asked: Asked<'_>,
+        plan: &Plan,
+        rule: &Rule,
+        by: &Authorization,
+    ) -> Arc<Exchange> {
+        let exchange = asked.last.inc(rule, by, || {
             let mut labels = server(asked.target, plan);
             reference(&mut labels, "route", &rule.route);
             reference(&mut labels, "authz", &by.meta);
             tls(&mut labels, &asked.client.peer);
-            self.http_allow.series(&labels[..])
+            let counter = self.http_allow.series(&labels[..]);
+            (counter, Arc::new(self.exchanges.endpoint(labels)))
         });
         if by.meta == Meta::default_named("audit") {
             tracing::info!(client = %asked.client.addr, peer = asked.client.who(), server = plan.parent.name(), "audited request");
         }
+        exchange
     }
 
     /// A request was denied.
@@ -93,23 +105,35 @@ impl Authz {
     }
 }
 
-/// The counter that a connection's last admitted request used: requests of one connection mostly meet the
+/// The series that a connection's last admitted request used: requests of one connection mostly meet the
 /// same rule and authorization, and resolving the labels costs more than the request's own decision.
 #[derive(Default)]
-pub(crate) struct LastAllowed(Mutex<Option<(usize, usize, Counter)>>);
+pub(crate) struct LastAllowed(Mutex<Option<Last>>);
+
+/// Which rule and authorization the series are for, by their places in memory.
+struct Last {
+    key: (usize, usize),
+    admitted: Counter,
+    exchange: Arc<Exchange>,
+}
 
 impl LastAllowed {
-    fn inc(&self, rule: &Rule, by: &Authorization, resolve: impl FnOnce() -> Counter) {
+    fn inc(
+        &self,
+        rule: &Rule,
+        by: &Authorization,
+        resolve: impl FnOnce() -> (Counter, Arc<Exchange>),
+    ) -> Arc<Exchange> {
         let key = (std::ptr::from_ref(rule) as usize, std::ptr::from_ref(by) as usize);
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*last {
-            Some((rule, by, counter)) if (*rule, *by) == key => counter.inc(),
-            _ => {
-                let counter = resolve();
-                counter.inc();
-                *last = Some((key.0, key.1, counter));
-            }
+        if let Some(last) = last.as_ref().filter(|last| last.key == key) {
+            last.admitted.inc();
+            return last.exchange.clone();
         }
+        let (admitted, exchange) = resolve();
+        admitted.inc();
+        *last = Some(Last { key, admitted, exchange: exchange.clone() });
+        exchange
     }
 }
 

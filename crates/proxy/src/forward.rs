@@ -27,7 +27,7 @@ use weft_decide::filter::{self, Outcome};
 use weft_discover::plan::{Meshed, Plan, Rule, RuleBackend, Upstream};
 use weft_model::reason::{Code, Evidence, Hop, Phase, Reason};
 use weft_net::body::{Body, Reset};
-use weft_route::metrics::{Ending, Granted};
+use weft_route::metrics::{Ending, Exchange, Granted};
 use weft_route::retry::Retry;
 use weft_route::table::Found;
 
@@ -102,13 +102,14 @@ async fn exchange(via: &Arc<Via>, form: Form, request: Request<Body>) -> Result<
     let table = if prepared.request.version() == Version::HTTP_2 { &plan.http2 } else { &plan.http1 };
     let found = table.find(&prepared.view()).ok_or_else(|| no_route(via, &plan))?;
     let rule = found.rule.clone();
-    permit(via, &plan, &rule)?;
+    let counted = permit(via, &plan, &rule)?;
     filters(via, &found, &mut prepared)?;
     if let Some(canonical) = &rule.canonical {
         prepared.request.headers_mut().insert(headers::DST_CANONICAL, canonical.clone());
     }
     let mut course = Course::new(via, &rule, form, prepared);
     course.admitted = Some(admitted);
+    course.counted = counted;
     let answered = match course.deadline {
         Some(deadline) => match tokio::time::timeout_at(deadline.into(), course.run()).await {
             Ok(outcome) => outcome,
@@ -128,14 +129,11 @@ fn no_route(via: &Via, plan: &Plan) -> Reason {
     reason
 }
 
-/// Asks whether the client may pass (inbound rules only).
-fn permit(via: &Via, plan: &Plan, rule: &Rule) -> Result<(), Refusal> {
-    let Some(permission) = &rule.permission else { return Ok(()) };
+/// Asks whether the client may pass (inbound rules only), and gives the series that its exchange is counted in.
+fn permit(via: &Via, plan: &Plan, rule: &Rule) -> Result<Option<Arc<Exchange>>, Refusal> {
+    let Some(permission) = &rule.permission else { return Ok(None) };
     match weft_decide::authorize::admit(permission.iter(), via.client.addr.ip(), &via.client.peer) {
-        Some(by) => {
-            via.shared.authz.http_allowed(via.asked(), plan, rule, by);
-            Ok(())
-        }
+        Some(by) => Ok(Some(via.shared.authz.http_allowed(via.asked(), plan, rule, by))),
         None => {
             via.shared.authz.http_denied(via.asked(), plan, rule);
             let mut reason = via.client.reason(Code::Unauthorized, Phase::Route);
@@ -190,6 +188,8 @@ struct Course<'a> {
     /// Spent waiting for endpoints.
     waited: Duration,
     admitted: Option<crate::admit::Admitted>,
+    /// Inbound, the series of this client's exchanges with the application.
+    counted: Option<Arc<Exchange>>,
 }
 
 /// What to do after an attempt.
@@ -214,6 +214,7 @@ impl<'a> Course<'a> {
             deadline: limit.and_then(|l| started.checked_add(l)),
             attempts: 0,
             waited: Duration::ZERO,
+            counted: None,
             admitted: None,
         }
     }
@@ -274,7 +275,9 @@ impl<'a> Course<'a> {
         };
         request.headers_mut().remove(headers::REQUIRE_ID);
         let sent = Instant::now();
-        picked.endpoint().metrics.sent();
+        if let Some(metrics) = self.counted.as_deref().or(picked.endpoint().metrics.as_ref()) {
+            metrics.sent();
+        }
         backend.metrics.sent();
         self.rule.metrics.attempted();
         let sending = picked.endpoint().endpoint.send(request);
@@ -428,7 +431,9 @@ impl<'a> Course<'a> {
     fn settle_failed(&self, backend: &RuleBackend, (picked, sent): (Picked<Upstream>, Instant), code: Code) {
         let now = Instant::now();
         let ending = Ending { status: None, grpc: None, class: Class::Failure, error: Some(code) };
-        picked.endpoint().metrics.ended(&ending);
+        if let Some(metrics) = self.counted.as_deref().or(picked.endpoint().metrics.as_ref()) {
+            metrics.ended(&ending);
+        }
         backend.metrics.ended(&ending, now.saturating_duration_since(sent));
         let mut pending = picked.into_pending();
         // A client that breaks its own request off says nothing about the endpoint.
@@ -450,6 +455,7 @@ impl<'a> Course<'a> {
             pending: picked.into_pending(),
             rule: self.rule.clone(),
             backend: backend.metrics.clone(),
+            counted: self.counted.clone(),
             started: self.started,
             sent,
             status: response.status(),

@@ -14,7 +14,7 @@ use weft_discover::plan::{Rule, Upstream};
 use weft_model::reason::Code;
 use weft_net::body::{BodyError, Watch};
 use weft_net::splice::Relayed;
-use weft_route::metrics::{BackendMetrics, Ending};
+use weft_route::metrics::{BackendMetrics, Ending, Exchange};
 use weft_route::retry::class_of;
 
 /// What is still owed for a request when its response's head has been passed on.
@@ -22,6 +22,8 @@ pub(crate) struct Passage {
     pub(crate) pending: weft_balance::backend::Pending<Upstream>,
     pub(crate) rule: Arc<Rule>,
     pub(crate) backend: Arc<BackendMetrics>,
+    /// Inbound, the series of this client's exchanges with the application.
+    pub(crate) counted: Option<Arc<Exchange>>,
     /// When the request entered its rule.
     pub(crate) started: Instant,
     /// When this attempt was sent.
@@ -60,6 +62,11 @@ impl GrpcOutcome {
 }
 
 impl Passage {
+    /// The series of the exchange.
+    fn metrics(&self) -> Option<&Exchange> {
+        self.counted.as_deref().or(self.pending.endpoint().metrics.as_ref())
+    }
+
     fn class(&self, grpc: Option<u16>) -> Class {
         match self.grpc {
             GrpcOutcome::None => class_of(&self.rule.classes, self.status, &HeaderMap::new()),
@@ -81,7 +88,9 @@ impl Passage {
             self.pending.first_frame(now);
         }
         let took = now.saturating_duration_since(self.sent);
-        self.pending.endpoint().metrics.answered(self.status, took);
+        if let Some(metrics) = self.metrics() {
+            metrics.answered(self.status, took);
+        }
         self.rule.metrics.answered(self.status, now.saturating_duration_since(self.started));
     }
 
@@ -104,7 +113,9 @@ impl Passage {
             _ => Verdict::Success,
         };
         self.pending.judge(verdict, self.retry_after, now);
-        self.pending.endpoint().metrics.ended(&ending);
+        if let Some(metrics) = self.metrics() {
+            metrics.ended(&ending);
+        }
         self.backend.ended(&ending, now.saturating_duration_since(self.sent));
         self.rule.metrics.ended(&ending, now.saturating_duration_since(self.started));
     }

@@ -170,6 +170,11 @@ impl Metrics {
         }
     }
 
+    /// The direction whose families these are.
+    pub fn direction(&self) -> Hop {
+        self.direction
+    }
+
     /// The triple of one endpoint; `labels` without `direction`.
     pub fn endpoint(&self, labels: Pairs) -> Exchange {
         Exchange::new(&self.endpoint, self.directed(labels))

@@ -1,6 +1,7 @@
 //! What a demo that runs by itself must prove. Pure: looks at the counts of both sides and at what was done
 //! to the shop meanwhile, and says of each claim whether it held.
 
+use super::app::Speaks;
 use super::layout::{REPLICAS, ROUTES, SERVICES, cast};
 use super::load::{Failure, Outcome};
 use super::quantile;
@@ -155,6 +156,11 @@ fn meshed(evidence: &Evidence<'_>) -> Result<String, String> {
                 "{} answered {answered} but its sidecar verified {}",
                 replica.name, received.verified
             ));
+        }
+        // Two series of the receiver, counted in different places, must tell the same of its clients.
+        if replica.service().speaks != Speaks::Lines && received.passed_on + unread < received.verified {
+            let (verified, passed_on) = (received.verified, received.passed_on);
+            return Err(format!("{} admitted {verified} and passed {passed_on} on", replica.name));
         }
         verified += received.verified;
     }

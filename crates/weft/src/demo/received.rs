@@ -15,6 +15,9 @@ pub(crate) struct Received {
     pub(crate) verified: u64,
     /// Those from a verified identity that is not the load generator's.
     pub(crate) foreign: u64,
+    /// Requests that it passed to its program for the load generator, by the series of that exchange; none
+    /// for bytes.
+    pub(crate) passed_on: u64,
 }
 
 impl Received {
@@ -31,6 +34,8 @@ impl Received {
                 received.foreign += if is_verified && client != expected { sample.count() } else { 0 };
             }
         }
+        let wanted = [("direction", "inbound"), ("tls", "true"), ("client_id", &expected)];
+        received.passed_on = page.sum("request_total", &wanted);
         received
     }
 
@@ -40,6 +45,7 @@ impl Received {
             all: self.all + other.all,
             verified: self.verified + other.verified,
             foreign: self.foreign + other.foreign,
+            passed_on: self.passed_on + other.passed_on,
         }
     }
 }
@@ -56,8 +62,9 @@ mod tests {
              inbound_http_authz_allow_total{{tls=\"true\",client_id=\"x\"}} 2\n\
              inbound_http_authz_allow_total{{tls=\"true\",client_id=\"\"}} 3\n\
              inbound_http_authz_allow_total{{tls=\"no_identity\"}} 4\n\
-             inbound_tcp_authz_allow_total{{tls=\"true\",client_id=\"{load}\"}} 1\n"
+             inbound_tcp_authz_allow_total{{tls=\"true\",client_id=\"{load}\"}} 1\n\
+             request_total{{direction=\"inbound\",tls=\"true\",client_id=\"{load}\"}} 5\n"
         ));
-        assert_eq!(Received::of(&page), Received { all: 15, verified: 8, foreign: 2 });
+        assert_eq!(Received::of(&page), Received { all: 15, verified: 8, foreign: 2, passed_on: 5 });
     }
 }

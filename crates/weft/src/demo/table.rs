@@ -187,7 +187,7 @@ mod tests {
         let now = Snapshot {
             at: start + Duration::from_secs(4),
             sender: Page::parse(&page),
-            received: vec![Received { all: 8, verified: 8, foreign: 0 }; REPLICAS.len()],
+            received: vec![Received { all: 8, verified: 8, ..Received::default() }; REPLICAS.len()],
             addresses: vec![([127, 0, 0, 1], 1).into(); REPLICAS.len()],
             tally: Tally { routes, failures: Vec::new() },
         };
