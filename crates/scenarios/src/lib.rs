@@ -1,1 +1,1 @@
-//! stub
+//! Stories of the whole mesh, told with `testkit`; see `tests/all`.

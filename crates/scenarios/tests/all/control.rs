@@ -1,0 +1,106 @@
+//! The control plane silent, refusing, talking nonsense, hanging, dead, and back again.
+
+use crate::world::{WEB, plain, proxy_to, tell};
+use weft_testkit::application::Application;
+use weft_testkit::client::{Raw, get};
+use weft_testkit::mesh::Mesh;
+use weft_testkit::plane::{Manner, Said};
+use weft_testkit::until;
+
+#[tokio::test]
+async fn a_silent_control_plane_costs_a_bounded_wait_and_the_lookup_goes_on() {
+    let app = Application::saying("late").await;
+    let mesh = Mesh::new();
+    mesh.facts.profile(WEB, Said::Silence);
+    mesh.facts.outbound(WEB, Said::Silence);
+    tell(&mesh, &[&app]);
+    let proxy = proxy_to(&mesh, "client", &[]).await;
+    let answer = get(proxy.upstream(), "/").await;
+    assert_eq!(answer.status, 503);
+    assert!(answer.header("weft-reason").contains("discovery-timeout"), "{answer:?}");
+    let asked = mesh.facts.asked(&format!("profile {WEB}"));
+    mesh.facts.profile(WEB, Said::Told(Default::default()));
+    mesh.facts.outbound(WEB, Said::Refused(weft_testkit::plane::NOT_FOUND));
+    until("it serves", async || get(proxy.upstream(), "/").await.status == 200).await;
+    assert_eq!(mesh.facts.asked(&format!("profile {WEB}")), asked, "the same lookup went on");
+}
+
+#[tokio::test]
+async fn a_dead_control_plane_leaves_its_last_answer_in_force_and_is_heard_again() {
+    let (a, b) = (Application::saying("a").await, Application::saying("b").await);
+    let (mut mesh, proxy) = plain(&[&a], &[]).await;
+    let mut raw = Raw::connect(proxy.upstream()).await;
+    let mut ask = async || {
+        raw.send("GET / HTTP/1.1\r\nhost: web\r\n\r\n").await;
+        let answer = raw.answer().await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.text()
+    };
+    assert_eq!(ask().await, "a");
+    mesh.kill_plane().await;
+    for _ in 0..50 {
+        assert_eq!(ask().await, "a");
+    }
+    tell(&mesh, &[&b]);
+    mesh.start_plane(Manner::Talks).await;
+    until("the restarted control plane is heard", async || ask().await == "b").await;
+}
+
+#[tokio::test]
+async fn a_hanging_control_plane_is_noticed_and_its_successor_heard() {
+    let (a, b) = (Application::saying("a").await, Application::saying("b").await);
+    let (mut mesh, proxy) = plain(&[&a], &[]).await;
+    assert_eq!(get(proxy.upstream(), "/").await.text(), "a");
+    mesh.start_plane(Manner::Hangs).await;
+    for _ in 0..20 {
+        assert_eq!(get(proxy.upstream(), "/").await.text(), "a");
+    }
+    tell(&mesh, &[&b]);
+    mesh.start_plane(Manner::Talks).await;
+    until("the successor is heard", async || get(proxy.upstream(), "/").await.text() == "b").await;
+}
+
+#[tokio::test]
+async fn a_proxy_started_without_a_control_plane_serves_when_there_is_one() {
+    let app = Application::saying("x").await;
+    let mut mesh = Mesh::new();
+    mesh.kill_plane().await;
+    tell(&mesh, &[&app]);
+    let upstream = format!("127.0.0.1:0={WEB}");
+    let proxy = mesh.unready_proxy("client", &[("UPSTREAM", &upstream)]).await;
+    let ready = proxy.page("/ready").await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.body.len() > "not ready\n".len(), "it says for what it waits");
+    assert_eq!(proxy.page("/live").await.status, 200);
+    mesh.start_plane(Manner::Talks).await;
+    until("it is ready", async || proxy.page("/ready").await.status == 200).await;
+    assert_eq!(get(proxy.upstream(), "/").await.text(), "x");
+}
+
+#[tokio::test]
+async fn nonsense_leaves_the_last_answer_in_force() {
+    let (a, b) = (Application::saying("a").await, Application::saying("b").await);
+    let (mesh, proxy) = plain(&[&a], &[]).await;
+    assert_eq!(get(proxy.upstream(), "/").await.text(), "a");
+    let before = mesh.facts.asked(&format!("endpoints {WEB}"));
+    mesh.facts.endpoints(WEB, Said::Nonsense);
+    mesh.facts.profile(WEB, Said::Nonsense);
+    until("it is asked again", async || mesh.facts.asked(&format!("endpoints {WEB}")) > before).await;
+    assert_eq!(get(proxy.upstream(), "/").await.text(), "a");
+    mesh.facts.profile(WEB, Said::Told(Default::default()));
+    tell(&mesh, &[&b]);
+    until("sense is heard", async || get(proxy.upstream(), "/").await.text() == "b").await;
+}
+
+#[tokio::test]
+async fn the_state_page_shows_endpoints_lookups_and_identity() {
+    let app = Application::saying("x").await;
+    let (_mesh, proxy) = plain(&[&app], &[]).await;
+    assert_eq!(get(proxy.upstream(), "/").await.status, 200);
+    let state = proxy.state().await;
+    assert_eq!(state["outbound"][0]["destination"], WEB);
+    let backend = &state["outbound"][0]["plan"]["http"][0]["backends"][0];
+    assert_eq!((backend["known"].as_u64(), backend["ready"].as_u64()), (Some(1), Some(1)));
+    assert_eq!(state["identity"]["id"], weft_testkit::mesh::identity("client"));
+    assert!(!state["lookups"].as_array().unwrap().is_empty());
+}

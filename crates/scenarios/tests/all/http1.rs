@@ -1,0 +1,148 @@
+//! HTTP/1 in all its shapes, carried over HTTP/2 between two proxies.
+
+use crate::world::{Pair, plain};
+use http::{Response, Version};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use weft_net::body::Body;
+use weft_testkit::application::Application;
+use weft_testkit::client::{Raw, exchange};
+
+#[tokio::test]
+async fn an_absolute_target_and_a_differing_host_both_arrive_untouched() {
+    let pair = Pair::around(Application::saying("ok").await).await;
+    let request = "GET http://books:80/x HTTP/1.1\r\nhost: other\r\n\r\n";
+    assert_eq!(exchange(pair.client.upstream(), request).await.status, 200);
+    let seen = &pair.app.seen()[0];
+    assert_eq!(seen.uri().to_string(), "http://books:80/x");
+    assert_eq!(seen.headers()["host"], "other");
+}
+
+#[tokio::test]
+async fn http_1_0_is_answered_and_closed() {
+    let pair = Pair::around(Application::saying("old").await).await;
+    let mut raw = Raw::connect(pair.client.upstream()).await;
+    raw.send("GET / HTTP/1.0\r\nhost: web\r\n\r\n").await;
+    let all = String::from_utf8(raw.rest().await).unwrap();
+    assert!(all.starts_with("HTTP/1.0 200"), "{all}");
+    assert!(all.ends_with("old") && !all.contains("chunked"), "{all}");
+}
+
+#[tokio::test]
+async fn a_client_that_expects_is_told_to_continue() {
+    let pair = Pair::around(Application::echo().await).await;
+    let mut raw = Raw::connect(pair.client.upstream()).await;
+    raw.send("POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 4\r\nexpect: 100-continue\r\n\r\n").await;
+    assert_eq!(raw.answer().await.status, 100);
+    raw.send("body").await;
+    assert_eq!(raw.answer().await.text(), "body");
+}
+
+#[tokio::test]
+async fn chunked_bodies_pass_both_ways() {
+    let pair = Pair::around(Application::echo().await).await;
+    let request =
+        "POST / HTTP/1.1\r\nhost: web\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+    let answer = exchange(pair.client.upstream(), request).await;
+    assert_eq!((answer.header("transfer-encoding"), answer.text().as_str()), ("chunked", "abcde"));
+}
+
+#[tokio::test]
+async fn responses_without_a_body_leave_the_connection_usable() {
+    let app = Application::http(|request| async move {
+        let status: u16 = request.uri().path()[1..].parse().unwrap();
+        let body = if status == 200 { Body::full("12345") } else { Body::empty() };
+        let mut response = Response::new(body);
+        *response.status_mut() = status.try_into().unwrap();
+        response
+    });
+    let pair = Pair::around(app.await).await;
+    let mut raw = Raw::connect(pair.client.upstream()).await;
+    raw.send("HEAD /200 HTTP/1.1\r\nhost: web\r\n\r\n").await;
+    let head = raw.answer_to_head().await;
+    assert_eq!((head.status, head.header("content-length")), (200, "5"));
+    for status in [204, 304] {
+        raw.send(format!("GET /{status} HTTP/1.1\r\nhost: web\r\n\r\n")).await;
+        assert_eq!(raw.answer().await.status, status);
+    }
+    raw.send("GET /200 HTTP/1.1\r\nhost: web\r\n\r\n").await;
+    assert_eq!(raw.answer().await.text(), "12345");
+}
+
+#[tokio::test]
+async fn an_answer_may_come_before_the_request_has_ended() {
+    let pair = Pair::around(Application::saying("enough").await).await;
+    let mut raw = Raw::connect(pair.client.upstream()).await;
+    raw.send("POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 1000000\r\n\r\nbegin").await;
+    assert_eq!(raw.answer().await.text(), "enough");
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order() {
+    let app = Application::http(|r| async move { Response::new(Body::from(r.uri().path().to_owned())) });
+    let pair = Pair::around(app.await).await;
+    let mut raw = Raw::connect(pair.client.upstream()).await;
+    let requests: String = (0..5).map(|n| format!("GET /{n} HTTP/1.1\r\nhost: web\r\n\r\n")).collect();
+    raw.send(requests).await;
+    for n in 0..5 {
+        assert_eq!(raw.answer().await.text(), format!("/{n}"));
+    }
+}
+
+#[tokio::test]
+async fn a_first_line_that_dribbles_in_is_still_http() {
+    let pair = Pair::around(Application::saying("patient").await).await;
+    let mut raw = Raw::connect(pair.client.upstream()).await;
+    raw.tcp.set_nodelay(true).unwrap();
+    for byte in b"GET /slow HTTP/1.1\r\nhost: web\r\n\r\n" {
+        raw.send([*byte]).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(raw.answer().await.text(), "patient");
+    assert_eq!(pair.app.seen()[0].uri().path(), "/slow");
+}
+
+/// An application that switches to another protocol and then echoes bytes.
+async fn switching() -> Application {
+    Application::tcp(|mut tcp| async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let Ok(byte) = tcp.read_u8().await else { return };
+            head.push(byte);
+        }
+        let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+        assert!(head.contains("connection: upgrade") && head.contains("upgrade: websocket"), "{head}");
+        let answer =
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhi!";
+        tcp.write_all(answer.as_bytes()).await.unwrap();
+        let (mut reader, mut writer) = tcp.split();
+        let _ = tokio::io::copy(&mut reader, &mut writer).await;
+        let _ = writer.shutdown().await;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_websocket_passes_two_proxies_and_ends_with_both_sides() {
+    let pair = Pair::around(switching().await).await;
+    let mut raw = Raw::connect(pair.client.upstream()).await;
+    raw.send("GET /chat HTTP/1.1\r\nhost: web\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n").await;
+    let answer = raw.answer().await;
+    assert_eq!((answer.status, answer.header("upgrade")), (101, "websocket"));
+    assert_eq!(raw.bytes(3).await, b"hi!");
+    raw.send("frame").await;
+    assert_eq!(raw.bytes(5).await, b"frame");
+    raw.finish().await;
+    assert_eq!(raw.rest().await, b"");
+}
+
+#[tokio::test]
+async fn one_proxy_in_front_keeps_http1() {
+    let app = Application::saying("direct").await;
+    let (_mesh, proxy) = plain(&[&app], &[]).await;
+    let mut raw = Raw::connect(proxy.upstream()).await;
+    for _ in 0..3 {
+        raw.send("GET / HTTP/1.1\r\nhost: web\r\n\r\n").await;
+        assert_eq!(raw.answer().await.text(), "direct");
+    }
+    assert!(app.seen().iter().all(|request| request.version() == Version::HTTP_11));
+}

@@ -1,0 +1,12 @@
+//! Stories of the whole mesh: real proxies and a fake control plane in one process, on loopback sockets.
+
+mod control;
+mod drain;
+mod exchange;
+mod forward_proxy;
+mod http1;
+mod inbound;
+mod reasons;
+mod tcp;
+mod traffic;
+mod world;

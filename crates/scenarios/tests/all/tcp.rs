@@ -1,0 +1,98 @@
+//! Bytes that are not HTTP.
+
+use crate::world::{Pair, WEB, plain};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use weft_model::profile::Profile;
+use weft_testkit::application::Application;
+use weft_testkit::client::Raw;
+use weft_testkit::plane::Said;
+
+/// Reads all that comes and then answers how much it was.
+async fn counting() -> Application {
+    Application::tcp(|mut tcp| async move {
+        let mut bytes = Vec::new();
+        let _ = tcp.read_to_end(&mut bytes).await;
+        let _ = tcp.write_all(format!("{} bytes", bytes.len()).as_bytes()).await;
+    })
+    .await
+}
+
+fn opaque() -> Said<Profile> {
+    Said::Told(Profile { opaque: true, ..Profile::default() })
+}
+
+#[tokio::test]
+async fn an_unknown_protocol_is_relayed_and_half_closes() {
+    let app = counting().await;
+    let (_mesh, proxy) = plain(&[&app], &[]).await;
+    let mut raw = Raw::connect(proxy.upstream()).await;
+    raw.send(b"\x00\x01 not http at all\r\n").await;
+    raw.finish().await;
+    assert_eq!(raw.rest().await, b"20 bytes");
+}
+
+#[tokio::test]
+async fn a_server_may_speak_first_on_an_opaque_port() {
+    let app = Application::tcp(|mut tcp| async move {
+        let _ = tcp.write_all(b"220 ready").await;
+        let _ = tcp.read_u8().await;
+    });
+    let app = app.await;
+    let (mesh, proxy) = plain(&[&app], &[]).await;
+    mesh.facts.profile(WEB, opaque());
+    let mut raw = Raw::connect(proxy.upstream()).await;
+    assert_eq!(raw.bytes(9).await, b"220 ready");
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_is_relayed_after_the_detect_timeout() {
+    let app = Application::tcp(|mut tcp| async move {
+        let _ = tcp.write_all(b"220 ready").await;
+        let _ = tcp.read_u8().await;
+    });
+    let app = app.await;
+    let (_mesh, proxy) = plain(&[&app], &[("OUTBOUND_DETECT_TIMEOUT", "50ms")]).await;
+    let mut raw = Raw::connect(proxy.upstream()).await;
+    assert_eq!(raw.bytes(9).await, b"220 ready");
+}
+
+#[tokio::test]
+async fn tls_of_the_application_is_passed_through_untouched() {
+    // A ClientHello for another name than the proxy's, as any TLS client sends it.
+    let hello: Vec<u8> = {
+        let name = b"elsewhere.example";
+        let mut sni = vec![0, 0];
+        sni.extend(u16::try_from(name.len() + 5).unwrap().to_be_bytes());
+        sni.extend(u16::try_from(name.len() + 3).unwrap().to_be_bytes());
+        sni.push(0);
+        sni.extend(u16::try_from(name.len()).unwrap().to_be_bytes());
+        sni.extend(name);
+        let mut body = vec![3, 3];
+        body.extend([9; 32]);
+        body.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
+        body.extend(u16::try_from(sni.len()).unwrap().to_be_bytes());
+        body.extend(sni);
+        let mut message = vec![1, 0];
+        message.extend(u16::try_from(body.len()).unwrap().to_be_bytes());
+        message.extend(body);
+        let mut record = vec![22, 3, 1];
+        record.extend(u16::try_from(message.len()).unwrap().to_be_bytes());
+        record.extend(message);
+        record
+    };
+    let echo = Application::tcp(|mut tcp| async move {
+        let (mut reader, mut writer) = tcp.split();
+        let _ = tokio::io::copy(&mut reader, &mut writer).await;
+    });
+    let pair = Pair::around(echo.await).await;
+    // In at the workload's port, and out through two proxies.
+    for to in [pair.server.bind(), pair.client.upstream()] {
+        let mut raw = Raw::connect(to).await;
+        raw.tcp.set_nodelay(true).unwrap();
+        let (first, rest) = hello.split_at(20);
+        raw.send(first).await;
+        tokio::task::yield_now().await;
+        raw.send(rest).await;
+        assert_eq!(raw.bytes(hello.len()).await, hello);
+    }
+}

@@ -1,0 +1,191 @@
+//! A mesh: one authority, one control plane, and the proxies of a test.
+//!
+//! A test builds one, starts proxies in it, and drops it. Everything is on loopback and ends with it.
+
+use crate::plane::{Facts, Manner, Plane};
+use crate::{PATIENCE, until};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::runtime::Handle;
+use weft_identity::authority::{Authority, Lifetimes};
+use weft_model::destination::{EndpointInfo, ProtocolHint};
+use weft_model::identity::TlsTarget;
+use weft_net::prefixed::Bounds;
+use weft_net::web::{self, Fetched};
+use weft_proxy::settings::{Inputs, Settings, Values};
+use weft_proxy::{Proxy, World};
+
+/// Short limits, for tests in real time.
+const SHORT: &[(&str, &str)] = &[
+    ("OUTBOUND_LISTEN_ADDR", "127.0.0.1:0"),
+    ("INBOUND_LISTEN_ADDR", "127.0.0.1:0"),
+    ("ADMIN_LISTEN_ADDR", "127.0.0.1:0"),
+    ("DESTINATION_CONTEXT", "ns:default"),
+    ("POLICY_WORKLOAD", "default:test"),
+    ("DISCOVERY_TIMEOUT", "200ms"),
+    ("CONTROL_EXP_BACKOFF_MIN", "5ms"),
+    ("CONTROL_EXP_BACKOFF_MAX", "40ms"),
+    ("CONTROL_KEEP_ALIVE_INTERVAL", "100ms"),
+    ("CONTROL_KEEP_ALIVE_TIMEOUT", "100ms"),
+    ("OUTBOUND_CONNECT_EXP_BACKOFF_MIN", "5ms"),
+    ("OUTBOUND_CONNECT_EXP_BACKOFF_MAX", "40ms"),
+    ("OUTBOUND_CONNECT_TIMEOUT", "5s"),
+    ("INBOUND_CONNECT_TIMEOUT", "5s"),
+    ("OUTBOUND_HTTP_FAILFAST_TIMEOUT", "200ms"),
+];
+
+/// The identity of a workload.
+pub fn identity(name: &str) -> String {
+    format!("{name}.default.serviceaccount.identity.linkerd.cluster.local")
+}
+
+/// One authority, what its control plane says, and where that is.
+pub struct Mesh {
+    /// What the control plane knows.
+    pub facts: Arc<Facts>,
+    /// The control plane, unless it is dead.
+    pub plane: Option<Plane>,
+    at: SocketAddr,
+    anchors: String,
+    scratch: Scratch,
+}
+
+/// A directory that goes with the test.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Mesh {
+    /// A mesh with a control plane that knows nothing yet.
+    pub fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("weft-testkit-{}-{number}", std::process::id());
+        let scratch = Scratch(std::env::temp_dir().join(name));
+        std::fs::create_dir_all(&scratch.0).unwrap();
+        std::fs::write(scratch.0.join("token"), "for the fake control plane").unwrap();
+        let authority = Arc::new(Authority::open_now(&scratch.0, "root", Lifetimes::default()).unwrap());
+        let anchors = authority.anchors().to_pem().to_owned();
+        let facts = Arc::new(Facts::new(authority));
+        let plane = Plane::start(([127, 0, 0, 1], 0).into(), &facts, Manner::Talks);
+        Self { facts, at: plane.at, plane: Some(plane), anchors, scratch }
+    }
+
+    /// Kills the control plane.
+    pub async fn kill_plane(&mut self) {
+        if let Some(plane) = self.plane.take() {
+            plane.kill().await;
+        }
+    }
+
+    /// Starts the control plane again, or another one in its place.
+    pub async fn start_plane(&mut self, manner: Manner) {
+        self.kill_plane().await;
+        self.plane = Some(Plane::start(self.at, &self.facts, manner));
+    }
+
+    /// Starts the proxy of a workload with settings of its own, and waits until it is ready.
+    pub async fn proxy(&self, name: &str, settings: &[(&str, &str)]) -> Running {
+        let proxy = self.unready_proxy(name, settings).await;
+        until("the proxy is ready", async || proxy.page("/ready").await.status == 200).await;
+        proxy
+    }
+
+    /// The same without waiting.
+    pub async fn unready_proxy(&self, name: &str, settings: &[(&str, &str)]) -> Running {
+        let (plane, scratch) = (self.at.to_string(), self.scratch.0.display().to_string());
+        let identity = identity(name);
+        let token = format!("{scratch}/token");
+        let own = [
+            ("DESTINATION_SVC_ADDR", plane.as_str()),
+            ("POLICY_SVC_ADDR", &plane),
+            ("IDENTITY_SVC_ADDR", &plane),
+            ("IDENTITY_LOCAL_NAME", &identity),
+            ("IDENTITY_TRUST_ANCHORS", &self.anchors),
+            ("IDENTITY_DIR", &scratch),
+            ("IDENTITY_TOKEN_FILE", &token),
+        ];
+        let all = SHORT.iter().chain(&own).chain(settings);
+        let env: BTreeMap<OsString, OsString> =
+            all.map(|(name, text)| (format!("WEFT_{name}").into(), text.into())).collect();
+        let values = Values::resolve(&Inputs { flags: &[], env: &env, file: &[], join: &[] }).unwrap();
+        let settings = Settings::from_values(&values).unwrap();
+        let world = World {
+            settings,
+            shown_settings: values.to_json(),
+            log: None,
+            data: Handle::current(),
+            control: Handle::current(),
+        };
+        Running { proxy: weft_proxy::start(world).await.unwrap() }
+    }
+}
+
+impl Default for Mesh {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A running proxy, and what its operator sees.
+pub struct Running {
+    /// The proxy.
+    pub proxy: Proxy,
+}
+
+impl Running {
+    /// Where the first explicit upstream listens.
+    pub fn upstream(&self) -> SocketAddr {
+        self.proxy.upstreams[0]
+    }
+
+    /// Where the first port of the workload listens.
+    pub fn bind(&self) -> SocketAddr {
+        self.proxy.binds[0]
+    }
+
+    /// How other proxies are told to reach the first port of the workload: under mutual TLS, HTTP/1 carried
+    /// over HTTP/2, the port named in a transport header.
+    pub fn meshed(&self, name: &str) -> EndpointInfo {
+        let id = identity(name);
+        EndpointInfo {
+            tls: Some(TlsTarget { id: id.parse().unwrap(), server_name: id.parse().unwrap() }),
+            hint: ProtocolHint::Http2,
+            transport_port: self.proxy.inbound.port().try_into().ok(),
+            ..EndpointInfo::plain(self.bind())
+        }
+    }
+
+    /// A page of the admin server.
+    pub async fn page(&self, path: &str) -> Fetched {
+        let bounds = Bounds { bytes: 16 << 20, time: PATIENCE };
+        web::fetch(self.proxy.admin, path, bounds).await.unwrap()
+    }
+
+    /// `/state.json`.
+    pub async fn state(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.page("/state.json").await.body).unwrap()
+    }
+
+    /// The sum of all series of a metric that carry these labels, each written `name="value"`.
+    pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let page = self.page("/metrics").await.body;
+        let page = String::from_utf8_lossy(&page);
+        let of_name = |line: &&str| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' '))
+        };
+        page.lines()
+            .filter(of_name)
+            .filter(|line| labels.iter().all(|label| line.contains(label)))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+}
