@@ -138,7 +138,8 @@ impl Pool {
         let stream = self.reach.stream(Some(Session::Http1)).await?;
         let addr = self.reach.info.addr;
         let mut builder = Builder::new();
-        builder.max_header_size(MAX_HEAD);
+        // Little more than a head: what is read ahead of a client that takes nothing is remembered.
+        builder.max_header_size(MAX_HEAD).max_buf_size(MAX_HEAD + 4096);
         let (sender, connection) = builder
             .handshake(TokioIo::new(stream))
             .await

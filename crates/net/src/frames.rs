@@ -69,12 +69,12 @@ impl Meter {
             let skipped = self.skip.min(rest.len());
             self.skip -= skipped;
             rest = rest.get(skipped..).unwrap_or_default();
-            if self.skip == 0 {
-                if let Some(flood) = self.beyond {
-                    return Some((bytes.len() - rest.len(), flood));
-                }
+            if self.skip == 0
+                && let Some(flood) = self.beyond
+            {
+                return Some((bytes.len() - rest.len(), flood));
             }
-            let Some((byte, behind)) = rest.split_first() else { return None };
+            let (byte, behind) = rest.split_first()?;
             if let Some(slot) = self.header.get_mut(self.seen) {
                 *slot = *byte;
             }

@@ -431,7 +431,7 @@ impl AsyncWrite for GuardedStream {
 }
 
 /// Throws away what has arrived already, within bounds, without waiting for more.
-fn discard(io: &mut Stream, cx: &mut Context<'_>) {
+pub(crate) fn discard(io: &mut Stream, cx: &mut Context<'_>) {
     let mut space = [0; 4096];
     for _ in 0..LINGER / space.len() {
         let mut buf = ReadBuf::new(&mut space);

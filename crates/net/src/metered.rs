@@ -6,6 +6,7 @@
 //! `serve` holds the [`Handle`] and learns the reason afterwards. It writes nothing and counts nothing itself.
 
 use crate::frames::{Flood, Meter, Rates};
+use crate::guard;
 use crate::stream::Stream;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -104,6 +105,10 @@ impl AsyncWrite for MeteredStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+        // Unread input would turn the close into a reset that overtakes h2's GOAWAY.
+        guard::discard(&mut this.io, cx);
+        Poll::Ready(Ok(()))
     }
 }

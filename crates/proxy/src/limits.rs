@@ -13,7 +13,6 @@ use weft_telemetry::{Counter, Family, Registry};
 pub(crate) enum Limit {
     MaxInFlight,
     HttpQueue,
-    Http2PendingResets,
     Connections,
     ConnectionsPerSource,
     HeaderReadTimeout,
@@ -25,7 +24,6 @@ pub(crate) enum Limit {
     DestinationsPerConnection,
     RetryBody,
     AdminConnections,
-    Http2ErrorResets,
     Http2Resets,
     Http2Pings,
 }
@@ -41,7 +39,6 @@ impl Limit {
         match self {
             Self::MaxInFlight => directed!("max-in-flight"),
             Self::HttpQueue => directed!("http-queue-capacity"),
-            Self::Http2PendingResets => directed!("server-http2-max-pending-accept-reset-streams"),
             Self::Connections => directed!("max-connections"),
             Self::ConnectionsPerSource => directed!("max-connections-per-source"),
             Self::HeaderReadTimeout => directed!("http1-header-read-timeout"),
@@ -55,9 +52,6 @@ impl Limit {
             }
             Self::RetryBody => ("retry-max-body-bytes", "retry-max-body-bytes"),
             Self::AdminConnections => ("admin-max-connections", "admin-max-connections"),
-            Self::Http2ErrorResets => {
-                ("http2-max-local-error-reset-streams", "http2-max-local-error-reset-streams")
-            }
             Self::Http2Resets => ("http2-max-resets-per-second", "http2-max-resets-per-second"),
             Self::Http2Pings => ("http2-max-pings-per-second", "http2-max-pings-per-second"),
         }
@@ -92,15 +86,6 @@ impl Limit {
             Flood::Pings => Self::Http2Pings,
         }
     }
-
-    /// The limit that h2 names in its GOAWAY, where it is one of our settings.
-    pub(crate) fn of_h2(debug: &str) -> Option<Self> {
-        match () {
-            () if debug.contains("too_many_internal_resets") => Some(Self::Http2ErrorResets),
-            () if debug.contains("too_many_resets") => Some(Self::Http2PendingResets),
-            () => None,
-        }
-    }
 }
 
 /// The family of counts.
@@ -131,10 +116,9 @@ mod tests {
     use crate::settings::SETTINGS;
     use std::collections::BTreeSet;
 
-    const ALL: [Limit; 17] = [
+    const ALL: [Limit; 15] = [
         Limit::MaxInFlight,
         Limit::HttpQueue,
-        Limit::Http2PendingResets,
         Limit::Connections,
         Limit::ConnectionsPerSource,
         Limit::HeaderReadTimeout,
@@ -146,7 +130,6 @@ mod tests {
         Limit::DestinationsPerConnection,
         Limit::RetryBody,
         Limit::AdminConnections,
-        Limit::Http2ErrorResets,
         Limit::Http2Resets,
         Limit::Http2Pings,
     ];

@@ -107,10 +107,10 @@ pub(crate) fn answer(refusal: &Refusal, form: Form) -> Response<Body> {
     if closes && form.version == Version::HTTP_11 && form.carried == Carried::No {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    if let Refusal::Redirect(_, _, to) = refusal {
-        if let Ok(to) = HeaderValue::from_str(&to.to_string()) {
-            headers.insert(LOCATION, to);
-        }
+    if let Refusal::Redirect(_, _, to) = refusal
+        && let Ok(to) = HeaderValue::from_str(&to.to_string())
+    {
+        headers.insert(LOCATION, to);
     }
     let status = match (form.grpc, refusal) {
         (Grpc::Yes, refusal) => {
@@ -121,10 +121,10 @@ pub(crate) fn answer(refusal: &Refusal, form: Form) -> Response<Body> {
             };
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             headers.insert("grpc-status", HeaderValue::from(code));
-            if form.openness != Openness::Silent {
-                if let Ok(message) = HeaderValue::from_str(reason.code.as_str()) {
-                    headers.insert("grpc-message", message);
-                }
+            if form.openness != Openness::Silent
+                && let Ok(message) = HeaderValue::from_str(reason.code.as_str())
+            {
+                headers.insert("grpc-message", message);
             }
             StatusCode::OK
         }

@@ -504,9 +504,6 @@ fn http2_ended(via: &Via, ended: hyper::Result<()>, meter: &metered::Handle) {
                 Some(_) if ours => Code::BadRequest,
                 _ => break,
             };
-            if let Some(limit) = Limit::of_h2(&h2.to_string()) {
-                via.shared.reports.limits.reached(limit, via.client.hop);
-            }
             let reason = via.client.reason(code, Phase::Head).detail(h2.to_string());
             return via.shared.reports.connection(&reason, via.client.addr);
         }

@@ -55,8 +55,63 @@ fn limits() -> String {
             cell(beyond.what)
         );
     }
+    let _ = write!(text, "\n{FIXED_HEADER}");
+    for (bounds, bound, beyond) in FIXED {
+        let _ = writeln!(text, "| {bounds} | {bound} | {beyond} |");
+    }
     text
 }
+
+const FIXED_HEADER: &str = "\
+# Bounds that nobody sets
+
+| bounds | bound | beyond it |
+|---|---|---|
+";
+
+/// What has a bound in the code and no setting: what it is of, the bound, what happens beyond.
+const FIXED: &[(&str, &str, &str)] = &[
+    (
+        "Proxy: bytes read to tell a connection's protocol",
+        "16 KiB",
+        "The connection is forwarded as opaque bytes.",
+    ),
+    ("Proxy: endpoints of one destination", "100,000", "Further ones are ignored."),
+    (
+        "Proxy: a control-plane message",
+        "4 MiB",
+        "The stream fails and is opened again; the last answer stays.",
+    ),
+    ("Proxy: a transport header", "64 KiB", "The connection is closed."),
+    ("Proxy: a request target over HTTP/1", "64 KiB - 2", "The request is answered 414."),
+    (
+        "Proxy: empty lines before a request; bytes of one chunk's extensions, of all",
+        "2; 256, 16 KiB",
+        "400.",
+    ),
+    ("Proxy: trailers over HTTP/1", "16 KiB", "The body breaks off and the connection is closed."),
+    (
+        "Proxy: a response's head, bytes read ahead of a slow client",
+        "128 KiB, 132 KiB",
+        "502; reading stops.",
+    ),
+    ("Proxy: attempts of a request that nobody processed", "4", "It fails with the last reason."),
+    ("Proxy: HTTP/2 CONTINUATION frames of a header list", "10", "GOAWAY (ENHANCE_YOUR_CALM)."),
+    ("Proxy: HTTP/2 DATA frames that are empty or small", "h2's budget", "GOAWAY (ENHANCE_YOUR_CALM)."),
+    ("Control plane: streams of all proxies", "50,000", "RESOURCE_EXHAUSTED."),
+    ("Control plane: Certify calls of one address", "1,000 in 10 s", "RESOURCE_EXHAUSTED."),
+    ("Control plane: addresses told apart for that", "4,096", "Further ones share one allowance."),
+    ("Control plane: a request", "64 KiB", "RESOURCE_EXHAUSTED."),
+    ("Control plane: differences on one stream", "one in 20 ms", "They are merged."),
+    ("Control plane: admin connections", "64", "Closed at once."),
+    ("Manifests: files, objects", "100,000 each", "Further ones are left out, and said so."),
+    (
+        "Manifests: a file; its nesting, values, aliased values",
+        "4 MiB; 40, 1,000,000, 100,000",
+        "The document is rejected; its last good version stays in force.",
+    ),
+    ("Manifests: findings kept", "1,000 a file", "Further ones are not told."),
+];
 
 const LIMITS_HEADER: &str = "\
 Every queue, buffer, cache and label set has a bound. Each bound is a setting (docs/settings.md says how to set one); \

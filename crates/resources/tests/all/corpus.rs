@@ -6,7 +6,7 @@ mod manifest;
 mod mutate;
 
 /// Fewer than of the other targets: a manifest takes a hundred times as long as a head.
-const MUTANTS: usize = 10_000;
+const MUTANTS: usize = 5_000;
 
 #[test]
 fn every_text_is_read_to_its_end() {

@@ -3,3 +3,4 @@
 mod beside;
 mod command_line;
 mod demo;
+mod hostile;

@@ -159,7 +159,8 @@ macro_rules! shared {
             )
             .or("20")
             .unit("streams")
-            .beyond("The connection ends with GOAWAY (ENHANCE_YOUR_CALM)."),
+            .beyond("The connection ends with GOAWAY (ENHANCE_YOUR_CALM).")
+            .shown_by("weft_reasons_total{code=\"http2-flood\"}"),
             setting(
                 concat!($dir, "_SERVER_HTTP2_MAX_SEND_BUF_SIZE"),
                 SOME_U32,

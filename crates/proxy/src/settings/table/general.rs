@@ -156,7 +156,8 @@ pub(super) const LIMITS: &[Setting] = &[
     .ours()
     .or("1024")
     .unit("streams")
-    .beyond("The connection ends with GOAWAY (ENHANCE_YOUR_CALM)."),
+    .beyond("The connection ends with GOAWAY (ENHANCE_YOUR_CALM).")
+    .shown_by("weft_reasons_total{code=\"http2-flood\"}"),
     setting(
         "HTTP2_MAX_RESETS_PER_SECOND",
         SOME_U32,

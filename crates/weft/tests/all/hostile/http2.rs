@@ -1,0 +1,155 @@
+//! HTTP/2 clients that make the proxy work or remember more than they pay for.
+
+use crate::hostile::frames::*;
+use crate::hostile::world::{Answers, World, until};
+use std::io::Write;
+
+const FLOODS: &str = "weft_reasons_total{direction=\"inbound\",code=\"http2-flood\",phase=\"head\"}";
+
+/// Sends an attack; the proxy must close with ENHANCE_YOUR_CALM, count it, stay small and serve others.
+#[track_caller]
+fn is_a_flood(world: &World, name: &str, attack: &[u8]) {
+    let before = world.metric(FLOODS);
+    let mut stream = world.connect();
+    let said = goaway(&mut stream, &[opening(&[]), attack.to_vec()].concat());
+    // The last word may be lost where the client still sends: its kernel throws away what it had received.
+    assert!(said.is_none_or(|code| code == ENHANCE_YOUR_CALM), "{name}: {said:?}");
+    until(name, || world.metric(FLOODS) == before + 1);
+    world.is_small();
+    world.serves();
+}
+
+fn get(id: u32) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS | END_STREAM, id, &request("GET", &[]))
+}
+
+fn ids() -> impl Iterator<Item = u32> {
+    (0..).map(|n| 2 * n + 1)
+}
+
+#[test]
+fn floods_end_with_enhance_your_calm() {
+    let world = World::new(Answers::Short, &[]);
+    let reset = |id| frame(RST_STREAM, 0, id, &8u32.to_be_bytes());
+    let rapid: Vec<u8> = ids().take(4000).flat_map(|id| [get(id), reset(id)].concat()).collect();
+    is_a_flood(&world, "rapid reset", &rapid);
+
+    let pings = frame(PING, 0, 0, &[0; 8]).repeat(12_000);
+    is_a_flood(&world, "PING flood", &pings);
+
+    let settings = frame(SETTINGS, 0, 0, &[]).repeat(12_000);
+    is_a_flood(&world, "SETTINGS flood", &settings);
+    assert_eq!(world.reached("http2-max-pings-per-second"), 2);
+
+    let mut block = frame(HEADERS, 0, 1, &request("GET", &[]));
+    block.extend(frame(CONTINUATION, 0, 1, &[]).repeat(5_000));
+    is_a_flood(&world, "CONTINUATION flood", &block);
+
+    let mut empty = frame(HEADERS, END_HEADERS, 1, &request("POST", &[]));
+    empty.extend(frame(DATA, 0, 1, &[]).repeat(20_000));
+    is_a_flood(&world, "empty DATA flood", &empty);
+
+    // MadeYouReset: each stream is broken by its client such that we reset it.
+    let open = |id| frame(HEADERS, END_HEADERS, id, &request("POST", &[("content-length", "1")]));
+    let made: Vec<u8> =
+        ids().take(4000).flat_map(|id| [open(id), frame(DATA, 0, id, b"abc")].concat()).collect();
+    is_a_flood(&world, "MadeYouReset", &made);
+
+    // The same by a window beyond its bound, which h2 answers in another place.
+    let beyond = |id| frame(WINDOW_UPDATE, 0, id, &0x7fff_ffff_u32.to_be_bytes());
+    let made: Vec<u8> = ids().take(4000).flat_map(|id| [open(id), beyond(id)].concat()).collect();
+    let mut stream = world.connect();
+    let _ = stream.write_all(&[opening(&[]), made].concat());
+    world.is_small();
+    world.serves();
+}
+
+/// One byte a field, each standing for 4 KiB, on as many streams as may be, and nobody takes the answers.
+#[test]
+fn header_compression_and_a_closed_window_do_not_amplify() {
+    let world = World::new(Answers::Long, &[]);
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        let mut stream = world.connect();
+        let zero_window = [0, 4, 0, 0, 0, 0];
+        stream.write_all(&opening(&zero_window)).unwrap();
+        let mut first = request("GET", &[]);
+        // A literal with incremental indexing: name and a value of 4,000 bytes; 62 is its index afterwards.
+        first.extend([0x40, 1, b'x', 0x7f]);
+        first.extend([0xa1, 0x1e]); // 127 + 33 + 30 * 128 = 4,000
+        first.extend(vec![b'v'; 4000]);
+        let mut attack = frame(HEADERS, END_HEADERS | END_STREAM, 1, &first);
+        for id in ids().skip(1).take(199) {
+            let mut block = request("GET", &[]);
+            block.extend([0xbe; 10_000]); // 40 MB each, decoded
+            attack.extend(frame(HEADERS, END_HEADERS | END_STREAM, id, &block));
+        }
+        // The proxy may close before it has read all.
+        let _ = stream.write_all(&attack);
+        streams.push(stream);
+    }
+    world.serves_long();
+    world.is_small();
+}
+
+#[test]
+fn requests_that_no_http1_application_should_see_never_reach_it() {
+    let world = World::new(Answers::Short, &[]);
+    let with = |more: &[(&str, &str)]| frame(HEADERS, END_HEADERS | END_STREAM, 1, &request("POST", more));
+    let posts = |length, body: &[u8]| {
+        let open = frame(HEADERS, END_HEADERS, 1, &request("POST", &[("content-length", length)]));
+        [open, frame(DATA, END_STREAM, 1, body)].concat()
+    };
+    for (name, attack) in [
+        ("connection", with(&[("connection", "close")])),
+        ("transfer-encoding", with(&[("transfer-encoding", "chunked")])),
+        ("upgrade", with(&[("upgrade", "websocket")])),
+        ("keep-alive", with(&[("keep-alive", "1")])),
+        ("proxy-connection", with(&[("proxy-connection", "close")])),
+        ("te other than trailers", with(&[("te", "chunked")])),
+        ("upper case", with(&[("Content-Length", "0")])),
+        ("line feed in a value", with(&[("x", "a\r\ncontent-length: 40")])),
+        ("line feed in a name", with(&[("x\r\ny", "a")])),
+        ("blank in a name", with(&[("content-length ", "40")])),
+        ("pseudo field behind", with(&[("x", "y"), (":path", "/b")])),
+        ("a length without a body", with(&[("content-length", "40")])),
+        ("differing lengths", with(&[("content-length", "0"), ("content-length", "40")])),
+        ("a longer body", posts("1", b"abc")),
+        ("a shorter body", posts("40", b"abc")),
+    ] {
+        let before = world.received().len();
+        let mut stream = world.connect();
+        stream.write_all(&[opening(&[]), attack].concat()).unwrap();
+        let mut status = None;
+        while let Some((kind, _, id, payload)) = read(&mut stream) {
+            match kind {
+                HEADERS if id == 1 => status = payload.first().copied(),
+                RST_STREAM | GOAWAY => {}
+                _ => continue,
+            }
+            break;
+        }
+        // 0x88 is `:status: 200` (RFC 7541, appendix A).
+        assert_ne!(status, Some(0x88), "{name}");
+        let received = String::from_utf8_lossy(&world.received()[before..]).into_owned();
+        let requests = received.matches(" HTTP/1.1").count();
+        let unfinished = name.ends_with("body") && requests <= 1;
+        assert!(requests == 0 || unfinished, "{name}: the application got {received:?}");
+    }
+    world.serves();
+}
+
+#[test]
+fn streams_beyond_the_limit_are_refused() {
+    let world = World::new(Answers::Short, &["--inbound-server-http2-max-concurrent-streams", "10"]);
+    let mut stream = world.connect();
+    // Requests whose bodies never end.
+    let open = ids().take(12).flat_map(|id| frame(HEADERS, END_HEADERS, id, &request("POST", &[])));
+    stream.write_all(&[opening(&[]), open.collect()].concat()).unwrap();
+    let refused =
+        std::iter::from_fn(|| read(&mut stream)).find(|f| f.0 == RST_STREAM || f.0 == GOAWAY).unwrap();
+    assert_eq!((refused.0, refused.3), (RST_STREAM, 7u32.to_be_bytes().to_vec()));
+    until("the honest are served", || {
+        world.exchange(b"GET /honest HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").contains(" 200 ")
+    });
+}
