@@ -1,4 +1,9 @@
-//! What is measured, and who takes part in it.
+//! What is measured, who takes part in it, and what Weft is to reach.
+//!
+//! Names, traffic and goals of the cases stand here once; the other files ask. Starts nothing and knows no
+//! configuration: that is `contender`.
+//!
+//! `rounds` goes through the cases, `report` names them. Plain data: nothing is started or timed here.
 
 use crate::load::Traffic;
 

@@ -9,6 +9,7 @@ use crate::case::Case;
 use crate::contender::{Inner, Running};
 use crate::failure::Failure;
 use crate::load::{AUTHORITY, ask, ask_status, send_summed};
+use crate::usage::parse_destinations;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -17,7 +18,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Enough for connections to be kept alive or not.
@@ -103,38 +104,44 @@ async fn http2_ask(client: &mut h2::client::SendRequest<bytes::Bytes>) -> Result
     if body == BODY { Ok(()) } else { Err(format!("another body, of {} bytes", body.len())) }
 }
 
-/// Tries to get in without TLS, and with TLS but without a certificate.
+/// Looks where the requests went, then tries to get in without TLS, and with TLS but without a certificate.
 async fn mutual_tls(inner: &Inner) -> Result<String, String> {
-    for door in inner.plain.iter().chain([&inner.tls]) {
-        if ask_status(*door).await? == Some(200) {
-            return Err(format!("{door} serves plaintext, so the pair may not use TLS"));
-        }
+    let table = std::fs::read_to_string("/proc/net/tcp").map_err(|error| error.to_string())?;
+    let destinations = parse_destinations(&table);
+    if !destinations.contains(&inner.tls) {
+        return Err(format!("nobody is connected to {}", inner.tls));
+    }
+    if let Some(bypass) = inner.bypass.filter(|bypass| destinations.contains(bypass)) {
+        return Err(format!("{bypass} is used, where there is no TLS"));
+    }
+    if ask_status(inner.tls).await? == Some(200) {
+        return Err(format!("{} serves plaintext, so the pair may not use TLS", inner.tls));
     }
     let stream = TcpStream::connect(inner.tls).await.map_err(|error| error.to_string())?;
     let name = ServerName::try_from(inner.server_name.clone()).map_err(|error| error.to_string())?;
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(anonymous()?));
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(anonymous(inner.alpn)?));
     let stream = connector.connect(name, stream).await;
-    let stream = stream.map_err(|error| format!("TLS as {}: {error}", inner.server_name))?;
+    let mut stream = stream.map_err(|error| format!("TLS as {}: {error}", inner.server_name))?;
     let (_, session) = stream.get_ref();
     let version = session.protocol_version().map(|version| format!("{version:?}"));
     let suite = session.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite()));
-    let group = session.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name()));
     let (version, suite) = (version.unwrap_or_default(), suite.unwrap_or_default());
     if (version.as_str(), suite.as_str()) != ("TLSv1_3", "TLS13_AES_128_GCM_SHA256") {
         return Err(format!("negotiates {version} with {suite}"));
     }
     let answered = async {
+        stream.write_all(&inner.preamble).await.map_err(|error| error.to_string())?;
         let mut client = http2_client(stream).await?;
         http2_ask(&mut client).await
     };
     if answered.await.is_ok() {
         return Err("serves clients without a certificate".to_owned());
     }
-    Ok(format!("{version}, {suite}, {}", group.unwrap_or_default()))
+    Ok(format!("{version}, {suite}"))
 }
 
 /// A client that has no certificate and takes any: it looks, and trusts nobody with anything.
-fn anonymous() -> Result<ClientConfig, String> {
+fn anonymous(alpn: &str) -> Result<ClientConfig, String> {
     let mut provider = aws_lc_rs::default_provider();
     let cheapest =
         |suite: &rustls::SupportedCipherSuite| *suite != aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
@@ -146,7 +153,7 @@ fn anonymous() -> Result<ClientConfig, String> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anybody))
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
     Ok(config)
 }
 

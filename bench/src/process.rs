@@ -1,4 +1,9 @@
 //! Child processes: started on their processor with their output in a file, and ended with their owner.
+//!
+//! Used by `contender` for everything that it starts. Ends only what it started, by its handle, and never
+//! waits without a limit.
+//!
+//! The contenders start their proxies through this. It reads no figure of them; that is `usage`'s business.
 
 use crate::failure::Failure;
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -142,11 +147,6 @@ pub(crate) async fn http_get(address: SocketAddr, path: &str) -> io::Result<Stri
 
 /// An address on loopback that was free a moment ago.
 pub(crate) fn free_address() -> Result<SocketAddr, Failure> {
-    free_on("127.0.0.1")
-}
-
-/// The same on another address of this host.
-pub(crate) fn free_on(ip: &str) -> Result<SocketAddr, Failure> {
-    let free = TcpListener::bind((ip, 0)).and_then(|listener| listener.local_addr());
-    free.map_err(Failure::io(format!("a free port on {ip}")))
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    free.map_err(Failure::io("a free port"))
 }

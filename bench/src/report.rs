@@ -178,7 +178,11 @@ impl Report {
             }
             for series in results.series.iter() {
                 if let Some(tls) = &series.tls {
-                    let _ = writeln!(out, "\n{}: between the two, {tls}.", series.contender.name());
+                    let _ = writeln!(
+                        out,
+                        "\n{}: {tls}; plaintext and clients without a certificate are turned away.",
+                        series.contender.name()
+                    );
                 }
             }
         }

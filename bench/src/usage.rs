@@ -4,6 +4,7 @@
 //! an error, never a zero that would look like a cheap proxy.
 
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// Processor time that a process and its ended children used, in clock ticks.
@@ -30,6 +31,22 @@ pub(crate) fn parse_resident(text: &str) -> Option<u64> {
 /// Reads the list of `/proc/PID/task/TID/children`.
 pub(crate) fn parse_children(text: &str) -> Vec<u32> {
     text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Reads `/proc/net/tcp` (proc_pid_net(5)): where established connections lead to, from both of their ends.
+pub(crate) fn parse_destinations(text: &str) -> Vec<SocketAddr> {
+    const ESTABLISHED: &str = "01";
+    let destination = |line: &str| {
+        let mut fields = line.split_ascii_whitespace().skip(2);
+        let (ip, port) = fields.next()?.split_once(':')?;
+        if fields.next()? != ESTABLISHED {
+            return None;
+        }
+        // The address stands in the order of the processor, which on all that we measure on is little-endian.
+        let ip = Ipv4Addr::from(u32::from_str_radix(ip, 16).ok()?.swap_bytes());
+        Some(SocketAddr::from((ip, u16::from_str_radix(port, 16).ok()?)))
+    };
+    text.lines().filter_map(destination).collect()
 }
 
 /// Processor time in seconds that `pids` and all their living descendants used so far.
@@ -108,6 +125,16 @@ mod tests {
     fn children_are_listed_by_number() {
         assert_eq!(parse_children("12 345 \n"), [12, 345]);
         assert!(parse_children("").is_empty());
+    }
+
+    #[test]
+    fn destinations_are_those_of_established_connections() {
+        let text = "  sl  local_address rem_address   st tx_queue\n\
+            0: 0100007F:1F90 00000000:0000 0A 00000000\n\
+            1: 0100007F:9C40 02424D7F:102F 01 00000000\n\
+            2: 0100007F:9C41 02424D7F:1030 06 00000000\n";
+        assert_eq!(parse_destinations(text), ["127.77.66.2:4143".parse().unwrap()]);
+        assert!(parse_destinations("nonsense\n1: x y 01\n").is_empty());
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub(super) async fn start(case: Case, site: &Site<'_>) -> Result<Running, Failur
         entry,
         proxies: vec![outbound, inbound],
         _others: Vec::new(),
-        inner: Some(Inner { tls: between, server_name: INBOUND.to_owned(), plain: Vec::new() }),
+        inner: Some(Inner::ordinary(between, INBOUND)),
     })
 }
 

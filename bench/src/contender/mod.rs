@@ -42,14 +42,25 @@ pub(crate) struct Running {
     pub(crate) inner: Option<Inner>,
 }
 
-/// Where a pair's mutual TLS can be put to the test.
+/// The way into a pair's second proxy, where its mutual TLS can be put to the test.
 pub(crate) struct Inner {
     /// Expects mutual TLS.
     pub(crate) tls: SocketAddr,
     /// What a client asks for there.
     pub(crate) server_name: String,
-    /// Further ways in, which must not be open to plaintext either.
-    pub(crate) plain: Vec<SocketAddr>,
+    /// The protocol that a client offers there, and what it sends ahead of HTTP/2.
+    pub(crate) alpn: &'static str,
+    pub(crate) preamble: Vec<u8>,
+    /// Another way in, without TLS, which the first proxy must not take.
+    pub(crate) bypass: Option<SocketAddr>,
+}
+
+impl Inner {
+    /// One that speaks HTTP/2 over TLS, as everybody knows it.
+    fn ordinary(tls: SocketAddr, server_name: &str) -> Self {
+        let server_name = server_name.to_owned();
+        Self { tls, server_name, alpn: "h2", preamble: Vec::new(), bypass: None }
+    }
 }
 
 impl Running {
@@ -132,7 +143,7 @@ async fn single(
     Ok(Running { contender, entry, proxies: vec![process], _others: Vec::new(), inner: None })
 }
 
-fn installed<'a>(program: &'a Option<Program>, contender: Contender) -> Result<&'a Path, Failure> {
+fn installed(program: &Option<Program>, contender: Contender) -> Result<&Path, Failure> {
     let missing =
         || Failure::Start { who: contender.name().to_owned(), why: "it is not installed".to_owned() };
     Ok(&program.as_ref().ok_or_else(missing)?.path)

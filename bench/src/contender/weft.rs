@@ -5,7 +5,7 @@ use super::{Inner, Running, Site, installed};
 use crate::case::{Case, Contender};
 use crate::failure::Failure;
 use crate::load::AUTHORITY;
-use crate::process::{Process, free_address, free_on};
+use crate::process::{Process, free_address};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
@@ -18,8 +18,7 @@ const INBOUND_PORT: u16 = 4143;
 pub(super) async fn start(case: Case, site: &Site<'_>) -> Result<Running, Failure> {
     let binary = installed(&site.programs.weft, Contender::Weft)?;
     let app = site.target(case);
-    let workload_port = if case.is_pair() { free_on(WORKLOAD)?.port() } else { app.port() };
-    let (control, address) = control(case, site, &manifests(case, app, workload_port)).await?;
+    let (control, address) = control(case, site, &manifests(case, app)).await?;
     let entry = free_address()?;
     let mut outbound = proxy_command(binary, site, "client", address)?;
     outbound.arg("--upstream").arg(format!("{entry}={AUTHORITY}:80"));
@@ -30,12 +29,19 @@ pub(super) async fn start(case: Case, site: &Site<'_>) -> Result<Running, Failur
     if case.is_pair() {
         let tls =
             SocketAddr::new(WORKLOAD.parse().map_err(|_| Failure::Machine(WORKLOAD.into()))?, INBOUND_PORT);
-        let plain = SocketAddr::new(tls.ip(), workload_port);
+        // The workload's address as unmeshed clients would use it, and how the proxy finds the application.
+        let bypass = SocketAddr::new(tls.ip(), app.port());
         let mut inbound = proxy_command(binary, site, "web", address)?;
-        inbound.arg("--inbound").arg(format!("{plain}={app}"));
+        inbound.arg("--inbound").arg(format!("{bypass}={app}"));
         inbound.arg("--inbound-listen-addr").arg(tls.to_string());
         proxies.push(started("inbound", site, &mut inbound).await?);
-        inner = Some(Inner { tls, server_name: identity("web"), plain: vec![tls, plain] });
+        inner = Some(Inner {
+            tls,
+            server_name: identity("web"),
+            alpn: "transport.l5d.io/v1",
+            preamble: transport_header(app.port()),
+            bypass: Some(bypass),
+        });
     }
     proxies.insert(0, started("outbound", site, &mut outbound).await?);
     Ok(Running { contender: Contender::Weft, entry, proxies, _others: others, inner })
@@ -43,6 +49,21 @@ pub(super) async fn start(case: Case, site: &Site<'_>) -> Result<Running, Failur
 
 fn identity(account: &str) -> String {
     format!("{account}.default.serviceaccount.identity.linkerd.cluster.local")
+}
+
+/// What a meshed peer sends first (`TransportHeader` of Linkerd's transport API): the port that it means, and
+/// that HTTP/2 follows. Written by hand, because the proxies' own encoder is under test here.
+fn transport_header(port: u16) -> Vec<u8> {
+    let mut varint = Vec::new();
+    let mut rest = port;
+    while rest >= 0x80 {
+        varint.push((rest & 0x7f) as u8 | 0x80);
+        rest >>= 7;
+    }
+    varint.push(rest as u8);
+    let message = [&[0x08], &varint[..], &[0x1a, 0x02, 0x12, 0x00]].concat(); // 1: port, 3: protocol {2: HTTP/2}
+    let length = (message.len() as u32).to_be_bytes();
+    [b"transport.l5d.io/v1\r\n\r\n", &length[..], &message[..]].concat()
 }
 
 /// Starts the control plane; where its services are.
@@ -104,7 +125,8 @@ async fn started(name: &str, site: &Site<'_>, command: &mut Command) -> Result<P
 }
 
 /// One service. In a pair its endpoint is a workload of the mesh, otherwise an address that is not of it.
-fn manifests(case: Case, app: SocketAddr, workload_port: u16) -> String {
+fn manifests(case: Case, app: SocketAddr) -> String {
+    let (ip, port) = (app.ip(), app.port());
     let opaque =
         if case == Case::Tcp { ", annotations: {config.linkerd.io/opaque-ports: \"80\"}" } else { "" };
     if case.is_pair() {
@@ -115,7 +137,7 @@ kind: Service
 metadata: {{name: web, namespace: default}}
 spec:
   selector: {{app: web}}
-  ports: [{{name: http, port: 80, targetPort: {workload_port}}}]
+  ports: [{{name: http, port: 80, targetPort: {port}}}]
 ---
 apiVersion: workload.linkerd.io/v1beta1
 kind: ExternalWorkload
@@ -123,12 +145,11 @@ metadata: {{name: web, namespace: default, labels: {{app: web}}}}
 spec:
   meshTLS: {{identity: {identity}, serverName: {identity}}}
   workloadIPs: [{{ip: {WORKLOAD}}}]
-  ports: [{{name: http, port: {workload_port}}}]
+  ports: [{{name: http, port: {port}}}]
 status: {{conditions: [{{type: Ready, status: \"True\"}}]}}
 "
         );
     }
-    let (ip, port) = (app.ip(), app.port());
     format!(
         "apiVersion: v1
 kind: Service
@@ -144,4 +165,21 @@ endpoints: [{{addresses: [{ip}]}}]
 ports: [{{name: http, port: {port}, protocol: TCP}}]
 "
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_transport_header_names_port_and_protocol() {
+        let check = |port, message: &[u8]| {
+            let header = transport_header(port);
+            let (_, rest) = header.split_at(23);
+            assert_eq!(rest, [&[0, 0, 0, message.len() as u8], message].concat(), "{port}");
+        };
+        check(80, &[0x08, 80, 0x1a, 2, 0x12, 0]);
+        check(4321, &[0x08, 0xe1, 0x21, 0x1a, 2, 0x12, 0]);
+        check(65535, &[0x08, 0xff, 0xff, 0x03, 0x1a, 2, 0x12, 0]);
+    }
 }
