@@ -193,7 +193,7 @@ impl Compiler {
     /// The plan of an outbound destination. `policy: None`: the control plane has none for it.
     pub fn outbound(&self, addr: &Addr, profile: Option<&Profile>, policy: Option<&OutboundPolicy>) -> Plan {
         let mut plan = match policy {
-            Some(policy) => self.from_policy(addr, policy, profile),
+            Some(policy) => self.of_policy(addr, policy, profile),
             None => self.synthesized(addr, profile),
         };
         if let Some(profile) = profile {
@@ -294,7 +294,7 @@ impl Compiler {
         }
     }
 
-    fn from_policy(&self, addr: &Addr, policy: &OutboundPolicy, profile: Option<&Profile>) -> Plan {
+    fn of_policy(&self, addr: &Addr, policy: &OutboundPolicy, profile: Option<&Profile>) -> Plan {
         let parent = policy.meta.clone();
         let empty = HttpRoutes::default();
         let (protocol, http1, http2, tcp): (_, _, _, &[TcpRoute]) = match &policy.protocol {

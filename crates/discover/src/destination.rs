@@ -365,10 +365,10 @@ impl<T: Optional + Send + Sync + 'static> Source<T> {
 
     /// Resolves when there is something new; never, once there cannot be.
     async fn changed(&mut self) {
-        if let Some(live) = &mut self.live {
-            if live.changed().await.is_some() {
-                return;
-            }
+        if let Some(live) = &mut self.live
+            && live.changed().await.is_some()
+        {
+            return;
         }
         std::future::pending().await
     }

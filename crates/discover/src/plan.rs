@@ -112,10 +112,10 @@ impl Plan {
                 (false, Some(sni)) => rule.snis.iter().filter_map(|s| rank_one_host(s, sni)).max(),
                 (false, None) => None,
             };
-            if let Some(rank) = rank {
-                if best.as_ref().is_none_or(|(b, _)| rank > *b) {
-                    best = Some((rank, rule));
-                }
+            if let Some(rank) = rank
+                && best.as_ref().is_none_or(|(b, _)| rank > *b)
+            {
+                best = Some((rank, rule));
             }
         }
         best.map(|(_, rule)| rule)

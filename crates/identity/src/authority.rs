@@ -198,7 +198,11 @@ impl Authority {
     }
 
     /// [`Authority::open`] by the system's clock.
-    pub fn open_now(directory: &Path, common_name: &str, lifetimes: Lifetimes) -> Result<Self, AuthorityError> {
+    pub fn open_now(
+        directory: &Path,
+        common_name: &str,
+        lifetimes: Lifetimes,
+    ) -> Result<Self, AuthorityError> {
         Self::open(directory, common_name, lifetimes, Arc::new(DefaultTimeProvider))
     }
 

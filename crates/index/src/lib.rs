@@ -20,8 +20,8 @@ mod touched;
 pub mod verdict;
 mod workloads;
 
-pub use ask::{OutboundTarget, Question};
 pub use annotations::PortList;
+pub use ask::{OutboundTarget, Question};
 pub use config::Config;
 pub use index::Index;
 pub use resolve::{Answer, EndpointSet, ProfileTarget, Refusal, RefusalKind, ViewKey, diff};

@@ -158,10 +158,11 @@ impl<E: Target> Rule<E> {
 
 /// Every backend of a set.
 pub fn each<E: Target>(backends: &Backends<E>) -> impl Iterator<Item = &RuleBackend<E>> {
-    let (first, random): (&[RuleBackend<E>], &[(RuleBackend<E>, u32)]) = match backends {
-        Backends::First(list) => (list, &[]),
-        Backends::Random(list) => (&[], list),
-    };
+    let (mut first, mut random): (&[RuleBackend<E>], &[_]) = (&[], &[]);
+    match backends {
+        Backends::First(list) => first = list,
+        Backends::Random(list) => random = list,
+    }
     first.iter().chain(random.iter().map(|(b, _)| b))
 }
 
@@ -186,7 +187,6 @@ pub fn choose<E: Target>(backends: &Backends<E>, now: Instant, draw: f64) -> Opt
         }
     }
 }
-
 
 impl<E: Target> fmt::Debug for RuleBackend<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
