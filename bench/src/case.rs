@@ -2,8 +2,6 @@
 //!
 //! Names, traffic and goals of the cases stand here once; the other files ask. Starts nothing and knows no
 //! configuration: that is `contender`.
-//!
-//! `rounds` goes through the cases, `report` names them. Plain data: nothing is started or timed here.
 
 use crate::load::Traffic;
 

@@ -35,6 +35,7 @@ use rounds::Stage;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
 #[command(name = "weft-bench", about = "Measure Weft beside other proxies")]
@@ -152,8 +153,15 @@ async fn run(arguments: &Run) -> Result<(), Failure> {
         dir: &workshop.dir,
         plan: plan(arguments),
         rounds: arguments.rounds.unwrap_or(if arguments.quick { 3 } else { 7 }),
+        quick: arguments.quick,
     };
-    let report = measure(arguments, &stage).await?;
+    // Ended from outside, the contenders must end too: they are killed where they are dropped.
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::io("signals"))?;
+    let report = tokio::select! {
+        report = measure(arguments, &stage) => report?,
+        _ = terminate.recv() => return Err(Failure::Usage("terminated; no figures".to_owned())),
+        _ = tokio::signal::ctrl_c() => return Err(Failure::Usage("interrupted; no figures".to_owned())),
+    };
     report.write(&arguments.out)?;
     println!("\n{}", report.markdown());
     println!("written to {}", arguments.out.display());
@@ -175,7 +183,7 @@ fn plan(arguments: &Run) -> Plan {
 }
 
 async fn measure(arguments: &Run, stage: &Stage<'_>) -> Result<Report, Failure> {
-    let mut report = Report::new(stage, arguments.quick);
+    let mut report = Report::new(stage);
     let wanted = |case: &Case| arguments.cases.is_empty() || arguments.cases.contains(case);
     for case in Case::ALL.into_iter().filter(wanted) {
         match case {

@@ -6,7 +6,7 @@ use crate::case::{Case, Contender};
 use crate::contender::{Running, Site, start};
 use crate::failure::Failure;
 use crate::load::{Held, Load, Outcome};
-use crate::usage::{cpu_seconds, resident_kib};
+use crate::usage::{cpu_seconds, machine_seconds, own_seconds, resident_kib};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,8 @@ pub(crate) struct Window {
     pub(crate) cpu: Option<f64>,
     /// Processor time of the generator and the application.
     pub(crate) rest: f64,
+    /// Processor time that anybody else on the machine took.
+    pub(crate) foreign: f64,
     pub(crate) p50_us: Option<f64>,
     pub(crate) p99_us: Option<f64>,
     pub(crate) resident_kib: u64,
@@ -46,6 +48,11 @@ impl Window {
     pub(crate) fn rate(&self) -> f64 {
         self.done / self.seconds
     }
+
+    /// Whether the machine was busy with nothing else.
+    pub(crate) fn is_undisturbed(&self) -> bool {
+        self.foreign <= FOREIGN * self.seconds
+    }
 }
 
 /// Everything that is read at both ends.
@@ -54,6 +61,7 @@ struct Reading {
     done: u64,
     cpu: f64,
     rest: f64,
+    machine: f64,
 }
 
 /// What the application and the logs have counted.
@@ -63,6 +71,10 @@ struct Counted {
     connections: u64,
     log: u64,
 }
+
+/// The share of one processor that others may take. The kernel counts the whole machine's time by sampling,
+/// so that a part of this is its error.
+const FOREIGN: f64 = 0.1;
 
 /// A line or two may be logged in a window; a line for each request cannot hide here.
 const LOG_GROWTH: u64 = 4096;
@@ -92,6 +104,7 @@ pub(crate) async fn window(running: &Running, case: Case, plan: &Plan, app: &App
         done: if case == Case::Tcp { done / f64::from(1 << 20) } else { done },
         cpu: (!pids.is_empty()).then_some(last.cpu - first.cpu),
         rest: last.rest - first.rest,
+        foreign: (last.machine - first.machine) - (last.cpu - first.cpu) - (last.rest - first.rest),
         p50_us: micros(0.5),
         p99_us: micros(0.99),
         resident_kib,
@@ -108,12 +121,9 @@ impl Reading {
         let at = Instant::now();
         let done = if case == Case::Tcp { app.counts.bytes.load(Relaxed) } else { load.done() };
         let cpu = cpu_seconds(pids).map_err(Failure::io("processor time of the proxies"))?;
-        let me = rustix::process::getpid().as_raw_nonzero().get() as u32;
-        // Alone: the children are the contenders.
-        let stat = std::fs::read_to_string(format!("/proc/{me}/stat")).map_err(Failure::io("/proc"))?;
-        let ticks = crate::usage::parse_stat(&stat).unwrap_or_default();
-        let rest = (ticks.user + ticks.system) as f64 / rustix::param::clock_ticks_per_second() as f64;
-        Ok(Self { at, done, cpu, rest })
+        let rest = own_seconds().map_err(Failure::io("processor time of the load"))?;
+        let machine = machine_seconds().map_err(Failure::io("processor time of the machine"))?;
+        Ok(Self { at, done, cpu, rest, machine })
     }
 }
 
@@ -175,16 +185,16 @@ const SETTLE: Duration = Duration::from_millis(1500);
 pub(crate) async fn memory(contender: Contender, site: &Site<'_>, plan: &Plan) -> Result<Memory, Failure> {
     let failed = |why| Failure::Check { who: contender.name(), case: Case::Memory.name(), why };
     let (running, idle) = fresh(contender, site).await?;
-    let mut held = Held::silent(running.entry, plan.idle).await.map_err(failed)?;
+    let mut held = bounded(Held::silent(running.entry, plan.idle)).await.map_err(failed)?;
     let after = settled(&running).await?;
-    held.are_open().await.map_err(failed)?;
+    bounded(held.are_open()).await.map_err(failed)?;
     drop((held, running));
     let each = |before: f64, after: f64| (after - before) / plan.idle as f64;
     let silent = each(idle, after);
     let (running, before) = fresh(contender, site).await?;
-    let mut held = Held::used_once(running.entry, plan.idle).await.map_err(failed)?;
+    let mut held = bounded(Held::used_once(running.entry, plan.idle)).await.map_err(failed)?;
     let after = settled(&running).await?;
-    held.are_open().await.map_err(failed)?;
+    bounded(held.are_open()).await.map_err(failed)?;
     Ok(Memory { idle, silent, used: each(before, after) })
 }
 
@@ -199,8 +209,44 @@ async fn settled(running: &Running) -> Result<f64, Failure> {
 /// Starts fresh processes and lets them answer once.
 async fn fresh(contender: Contender, site: &Site<'_>) -> Result<(Running, f64), Failure> {
     let running = start(contender, Case::Memory, site).await?;
-    let asked = Held::used_once(running.entry, 1).await;
+    let asked = bounded(Held::used_once(running.entry, 1)).await;
     asked.map_err(|why| Failure::Check { who: contender.name(), case: Case::Memory.name(), why })?;
     let kib = settled(&running).await?;
     Ok((running, kib))
+}
+
+/// What takes longer than this hangs.
+const STEP: Duration = Duration::from_secs(30);
+
+async fn bounded<T>(step: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    tokio::time::timeout(STEP, step).await.unwrap_or_else(|_| Err(format!("no answers within {STEP:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::statistics::Histogram;
+
+    fn counted(http1: u64, http2: u64, connections: u64, log: u64) -> Counted {
+        Counted { http1, http2, connections, log }
+    }
+
+    #[test]
+    fn a_window_holds_only_if_the_application_answered_everything_itself() {
+        let check = |case, errors: &[&str], after: Counted, expected: bool| {
+            let errors = errors.iter().map(ToString::to_string).collect();
+            let outcome = Outcome { done: 50_000, latencies: Histogram::new(), errors };
+            let held = hold(&outcome, case, &counted(5, 5, 5, 5), &after);
+            assert_eq!(held.is_ok(), expected, "{held:?}");
+        };
+        check(Case::Http1, &[], counted(50_005, 5, 37, 5), true);
+        check(Case::Http2, &[], counted(5, 50_005, 6, 100), true);
+        check(Case::Http1, &["closed"], counted(50_005, 5, 37, 5), false);
+        check(Case::Http1, &[], counted(50_004, 5, 37, 5), false);
+        check(Case::Http2, &[], counted(50_005, 5, 37, 5), false);
+        check(Case::Http1, &[], counted(50_005, 5, 50_005, 5), false);
+        check(Case::Http1, &[], counted(50_005, 5, 37, 5_000_000), false);
+        check(Case::Tcp, &["1 sent, 2 received"], counted(5, 5, 5, 5), false);
+        check(Case::Tcp, &[], counted(5, 5, 5, 5), true);
+    }
 }

@@ -1,9 +1,7 @@
 //! Child processes: started on their processor with their output in a file, and ended with their owner.
 //!
 //! Used by `contender` for everything that it starts. Ends only what it started, by its handle, and never
-//! waits without a limit.
-//!
-//! The contenders start their proxies through this. It reads no figure of them; that is `usage`'s business.
+//! waits without a limit. Reads no figure of them; that is `usage`'s business.
 
 use crate::failure::Failure;
 use rustix::thread::{CpuSet, sched_setaffinity};

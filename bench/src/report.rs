@@ -27,7 +27,7 @@ const NONE: &str = "–";
 
 impl Report {
     /// Nothing found yet.
-    pub(crate) fn new(stage: &Stage<'_>, quick: bool) -> Self {
+    pub(crate) fn new(stage: &Stage<'_>) -> Self {
         Self {
             results: Vec::new(),
             memory: Vec::new(),
@@ -35,7 +35,7 @@ impl Report {
             machine: machine::describe(),
             plan: stage.plan,
             rounds: stage.rounds,
-            quick,
+            quick: stage.quick,
             pinned: stage.seats.is_pinned(),
         }
     }
@@ -209,7 +209,7 @@ impl Report {
     }
 
     fn csv(&self) -> String {
-        let mut out = "case,contender,round,counts,done,seconds,cpu_seconds,load_cpu_seconds,p50_us,p99_us,resident_kib\n"
+        let mut out = "case,contender,round,counts,done,seconds,cpu_seconds,load_cpu_seconds,foreign_cpu_seconds,p50_us,p99_us,resident_kib\n"
             .to_owned();
         let text = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
         for results in &self.results {
@@ -217,7 +217,7 @@ impl Report {
                 for (round, (w, steady)) in series.windows.iter().zip(&results.steady).enumerate() {
                     let _ = writeln!(
                         out,
-                        "{},{},{},{steady},{},{},{},{},{},{},{}",
+                        "{},{},{},{steady},{},{},{},{},{},{},{},{}",
                         results.case.name(),
                         series.contender.name(),
                         round + 1,
@@ -225,6 +225,7 @@ impl Report {
                         w.seconds,
                         text(w.cpu),
                         w.rest,
+                        w.foreign,
                         text(w.p50_us),
                         text(w.p99_us),
                         w.resident_kib
@@ -285,6 +286,7 @@ mod tests {
             done,
             cpu: Some(cpu),
             rest: 1.0,
+            foreign: 0.0,
             p50_us: Some(100.0),
             p99_us: None,
             resident_kib: 2048,

@@ -12,7 +12,8 @@ use crate::programs::Programs;
 use crate::statistics::{Estimate, estimate, median, steady};
 use std::path::{Path, PathBuf};
 
-/// A round counts if the direct rate is as near to its median: what moves it, moves everybody.
+/// A round counts if the direct rate is as near to its median, because what moves it moves everybody, and if
+/// nobody else used the machine in any of its windows.
 const STEADY: f64 = 0.05;
 
 /// What all cases share.
@@ -23,6 +24,8 @@ pub(crate) struct Stage<'a> {
     pub(crate) dir: &'a Path,
     pub(crate) plan: Plan,
     pub(crate) rounds: usize,
+    /// A look that takes every round, quiet or not.
+    pub(crate) quick: bool,
 }
 
 /// The windows of one contender, one for each round.
@@ -69,14 +72,14 @@ impl Stage<'_> {
         // Unsteady rounds are repeated, but a machine that is never quiet must not keep us for ever.
         for round in 0..self.rounds * 2 {
             self.round(round, case, (&contenders, &mut series)).await?;
-            let steady = steadiness(&series);
+            let steady = self.steadiness(&series);
             let count = steady.iter().filter(|steady| **steady).count();
             eprintln!("{}: round {}, {count} of {} steady", case.name(), round + 1, self.rounds);
             if count >= self.rounds {
                 break;
             }
         }
-        let steady = steadiness(&series);
+        let steady = self.steadiness(&series);
         Ok(Results { case, series, steady })
     }
 
@@ -118,13 +121,19 @@ impl Stage<'_> {
         }
         Ok(found)
     }
-}
 
-fn steadiness(series: &[Series]) -> Vec<bool> {
-    let direct = series.iter().find(|series| series.contender == Contender::Direct);
-    let rates: Vec<f64> =
-        direct.map(|direct| direct.windows.iter().map(Window::rate).collect()).unwrap_or_default();
-    steady(&rates, STEADY)
+    /// Which rounds count so far.
+    fn steadiness(&self, series: &[Series]) -> Vec<bool> {
+        let direct = series.iter().find(|series| series.contender == Contender::Direct);
+        let windows = direct.map(|direct| direct.windows.as_slice()).unwrap_or_default();
+        let rates: Vec<f64> = windows.iter().map(Window::rate).collect();
+        let quiet = |round: usize| {
+            let mut windows = series.iter().filter_map(|series| series.windows.get(round));
+            windows.all(Window::is_undisturbed)
+        };
+        let near = steady(&rates, STEADY);
+        near.into_iter().enumerate().map(|(round, near)| self.quick || near && quiet(round)).collect()
+    }
 }
 
 impl Results {

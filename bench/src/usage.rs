@@ -22,6 +22,16 @@ pub(crate) fn parse_stat(text: &str) -> Option<Ticks> {
     Some(Ticks { user: fields.next()?.parse().ok()?, system: fields.next()?.parse().ok()? })
 }
 
+/// Reads the first line of `/proc/stat` (proc_stat(5)): the time that all processors together were busy, or
+/// were taken away by the host (steal), in ticks. Interrupts are among it: the packets of loopback are handled
+/// in them, on the account of the process that they interrupt.
+pub(crate) fn parse_busy(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let fields: Vec<u64> = line.split_ascii_whitespace().map_while(|field| field.parse().ok()).collect();
+    let [user, nice, system, _idle, _waiting, hard, soft, steal, ..] = fields[..] else { return None };
+    Some(user + nice + system + hard + soft + steal)
+}
+
 /// Reads the line `VmRSS:   123 kB` of `/proc/PID/status`, in KiB.
 pub(crate) fn parse_resident(text: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -60,7 +70,24 @@ pub(crate) fn cpu_seconds(pids: &[u32]) -> io::Result<f64> {
         let found = parse_stat(&std::fs::read_to_string(&path)?).ok_or_else(|| unreadable(&path))?;
         ticks += found.user + found.system;
     }
-    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    Ok(seconds(ticks))
+}
+
+/// Processor time in seconds that this process used, without its children: generator and application.
+pub(crate) fn own_seconds() -> io::Result<f64> {
+    let path = "/proc/self/stat";
+    let ticks = parse_stat(&std::fs::read_to_string(path)?).ok_or_else(|| unreadable(path))?;
+    Ok(seconds(ticks.user + ticks.system))
+}
+
+/// Processor time in seconds that everything on this machine used.
+pub(crate) fn machine_seconds() -> io::Result<f64> {
+    let path = "/proc/stat";
+    parse_busy(&std::fs::read_to_string(path)?).map(seconds).ok_or_else(|| unreadable(path))
+}
+
+fn seconds(ticks: u64) -> f64 {
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
 /// Resident memory in KiB of `pids` and all their living descendants. Pages that they share count for each.
@@ -114,6 +141,14 @@ mod tests {
     }
 
     #[test]
+    fn the_machine_is_busy_with_processes_interrupts_and_other_guests() {
+        let check = |text: &str, expected| assert_eq!(parse_busy(text), expected, "{text}");
+        check("cpu  10 2 30 400 5 6 7 8 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n", Some(63));
+        check("cpu  10 2 30 400\n", None);
+        check("cpu0 10 2 30 400 5 6 7 8\n", None);
+    }
+
+    #[test]
     fn resident_memory_is_the_line_of_that_name() {
         let check = |text: &str, expected| assert_eq!(parse_resident(text), expected, "{text}");
         check("Name:\tx\nVmHWM:\t  9 kB\nVmRSS:\t   12345 kB\nRssAnon:\t 1 kB\n", Some(12345));
@@ -143,6 +178,7 @@ mod tests {
         let before = cpu_seconds(&me).unwrap();
         assert!(resident_kib(&me).unwrap() > 0);
         assert!(cpu_seconds(&me).unwrap() >= before);
+        assert!(own_seconds().unwrap() <= machine_seconds().unwrap());
         assert!(cpu_seconds(&[u32::MAX]).is_err());
     }
 }
