@@ -147,7 +147,8 @@ impl Core {
         loop {
             let mut connection = match pooled.take() {
                 Some(connection) => connection,
-                None => match self.connect_http1(pool, wire).await {
+                // Boxed, as most requests find a connection: a handshake's state is large.
+                None => match Box::pin(self.connect_http1(pool, wire)).await {
                     Ok(connection) => connection,
                     Err(error) => return Err(unsent(SendFailure::Connect(error), request, original)),
                 },

@@ -67,7 +67,7 @@ impl Multiplex {
     pub(crate) async fn connection(self: &Arc<Self>) -> Result<Arc<Live>, ConnectError> {
         match self.current() {
             Some(live) => Ok(live),
-            None => self.connect().await,
+            None => Box::pin(self.connect()).await, // boxed: rare, and large
         }
     }
 

@@ -9,7 +9,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -37,8 +37,6 @@ pub struct GuardedStream {
     shared: Arc<Shared>,
     /// Whether a read has waited within the head that is being read.
     waited: bool,
-    /// Whether the last write was not taken whole, so that hyper may hold more of an answer.
-    behind: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +67,10 @@ struct Shared {
     given_up: AtomicU32,
     /// A read has begun to wait within a head.
     waiting: Notify,
+    /// Whether the client has begun a request and not ended it.
+    amid_request: AtomicBool,
+    /// Whether the last write was not taken whole, so that hyper may hold more of an answer.
+    behind: AtomicBool,
 }
 
 /// A head that has begun and of which more is awaited. Another one is never equal, for four billion heads.
@@ -124,6 +126,12 @@ impl Handle {
     pub fn gave_up(&self) -> bool {
         let given_up = self.shared.given_up.load(Ordering::Acquire);
         given_up != 0 && given_up == self.shared.head.load(Ordering::Acquire)
+    }
+
+    /// Whether the client is between two requests and what was written to it was taken whole. If no answer is
+    /// under way either, whoever reads from and writes to the stream holds nothing.
+    pub fn is_at_rest(&self) -> bool {
+        !self.shared.amid_request.load(Ordering::Relaxed) && !self.shared.behind.load(Ordering::Relaxed)
     }
 
     /// How often something was read, wrapping: if it does not change, the client says nothing.
@@ -187,16 +195,7 @@ impl GuardedStream {
         let handle = Handle { shared: shared.clone() };
         let inspector = Inspector::new(limits);
         (
-            Self {
-                io,
-                inspector,
-                phase: Phase::Open,
-                held: Bytes::new(),
-                limits,
-                shared,
-                waited: false,
-                behind: false,
-            },
+            Self { io, inspector, phase: Phase::Open, held: Bytes::new(), limits, shared, waited: false },
             handle,
         )
     }
@@ -207,6 +206,11 @@ impl GuardedStream {
             Phase::Refusing | Phase::Broken(_) => self.io,
             Phase::Open | Phase::Waiting | Phase::Tunnel => self.io.with_prefix(self.held),
         }
+    }
+
+    /// Ready once the connection has something to read, or its end; costs no buffer.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.held.is_empty() { self.io.poll_readable(cx) } else { Poll::Ready(Ok(())) }
     }
 
     /// The stream below.
@@ -248,9 +252,15 @@ impl GuardedStream {
     fn say_timeout(&mut self, cx: &mut Context<'_>) {
         const ANSWER: &[u8] =
             b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-        if !self.behind && matches!(Pin::new(&mut self.io).poll_write(cx, ANSWER), Poll::Ready(Ok(_))) {
+        let behind = self.shared.behind.load(Ordering::Relaxed);
+        if !behind && matches!(Pin::new(&mut self.io).poll_write(cx, ANSWER), Poll::Ready(Ok(_))) {
             let _ = Pin::new(&mut self.io).poll_flush(cx);
         }
+    }
+
+    fn wrote(&self, polled: &Poll<io::Result<usize>>, whole: usize) {
+        let behind = !matches!(polled, Poll::Ready(Ok(n)) if *n == whole);
+        self.shared.behind.store(behind, Ordering::Relaxed);
     }
 
     fn give_held(&mut self, buf: &mut ReadBuf<'_>) {
@@ -340,7 +350,8 @@ fn bait(offence: Offence, place: Place, limits: Limits) -> Bytes {
                 Place::Head | Place::Body => b"",
             };
             // One line more than hyper takes; it counts before it reads the last.
-            [line, &b"a:\r\n".repeat(limits.headers + 1), BREAK].concat().into()
+            let most = limits.headers.max(Limits::default().headers);
+            [line, &b"a:\r\n".repeat(most + 1), BREAK].concat().into()
         }
         _ => Bytes::from_static(BREAK),
     }
@@ -359,6 +370,8 @@ impl AsyncRead for GuardedStream {
                     let start = buf.filled().len();
                     ready!(this.poll_inspected(cx, buf))?;
                     let passed = this.inspect(start, buf);
+                    let amid = !this.inspector.is_between_requests();
+                    this.shared.amid_request.store(amid, Ordering::Relaxed);
                     if this.waited && !this.inspector.is_within_head() {
                         this.waited = false;
                         this.shared.head.store(0, Ordering::Release);
@@ -396,7 +409,7 @@ impl AsyncWrite for GuardedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.behind = !matches!(polled, Poll::Ready(Ok(n)) if n == buf.len());
+        this.wrote(&polled, buf.len());
         polled
     }
 
@@ -408,7 +421,7 @@ impl AsyncWrite for GuardedStream {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
         let whole: usize = bufs.iter().map(|b| b.len()).sum();
-        this.behind = !matches!(polled, Poll::Ready(Ok(n)) if n == whole);
+        this.wrote(&polled, whole);
         polled
     }
 

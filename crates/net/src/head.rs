@@ -222,6 +222,11 @@ impl Inspector {
         }
     }
 
+    /// Whether nothing of a next request was seen yet, and nothing is missing of the last.
+    pub fn is_between_requests(&self) -> bool {
+        self.state == State::Start && self.message.size == 0
+    }
+
     fn begin(&mut self) {
         self.state = State::Start;
         self.message = Message::default();

@@ -5,6 +5,7 @@
 //! small HTTP server and client loop of the control paths. Called by every crate that touches a
 //! connection. Decides nothing about destinations, identities or policies.
 
+pub mod aside;
 pub mod body;
 pub mod drain;
 pub mod frames;

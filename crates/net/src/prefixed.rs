@@ -7,15 +7,18 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use tokio::io::AsyncReadExt;
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::stream::Stream;
 
-/// The first piece of the buffer: most first segments (a request head, a ClientHello) fit into it.
-const FIRST: usize = 2048;
+/// Most bytes read at once: most first segments (a request head, a ClientHello) fit.
+const PIECE: usize = 2048;
 
 /// How far a decision may look.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +57,7 @@ pub async fn read<T>(
         Ok(result) => result?,
         Err(_) => Outcome::TimedOut,
     };
-    Ok((outcome, stream.with_prefix(compact(bytes))))
+    Ok((outcome, stream.with_prefix(bytes.freeze())))
 }
 
 async fn collect<T>(
@@ -64,15 +67,11 @@ async fn collect<T>(
     mut decide: impl FnMut(&[u8]) -> Option<T>,
 ) -> io::Result<Outcome<T>> {
     loop {
-        if bytes.len() >= limit {
+        let rest = limit.saturating_sub(bytes.len());
+        if rest == 0 {
             return Ok(Outcome::Full);
         }
-        poll_fn(|cx| stream.poll_readable(cx)).await?;
-        if bytes.capacity() == bytes.len() {
-            bytes.reserve(FIRST.max(bytes.len()));
-        }
-        let rest = limit - bytes.len();
-        if stream.read_buf(&mut (&mut *bytes).limit(rest)).await? == 0 {
+        if poll_fn(|cx| read_some(stream, cx, bytes, rest)).await? == 0 {
             return Ok(Outcome::Ended);
         }
         if let Some(decided) = decide(bytes) {
@@ -81,15 +80,25 @@ async fn collect<T>(
     }
 }
 
-/// The bytes without a mostly empty buffer behind them: they may wait long for their reader.
-fn compact(bytes: BytesMut) -> Bytes {
-    if bytes.len() * 2 < bytes.capacity() { Bytes::copy_from_slice(&bytes) } else { bytes.freeze() }
+/// Reads into space on the stack, so that a connection that says nothing holds none, and one that waits long for
+/// its reader holds no more than it said.
+fn read_some(
+    stream: &mut Stream,
+    cx: &mut Context<'_>,
+    bytes: &mut BytesMut,
+    limit: usize,
+) -> Poll<io::Result<usize>> {
+    let mut space = [MaybeUninit::uninit(); PIECE];
+    let mut piece = ReadBuf::uninit(&mut space[..limit.min(PIECE)]);
+    ready!(Pin::new(stream).poll_read(cx, &mut piece))?;
+    bytes.extend_from_slice(piece.filled());
+    Poll::Ready(Ok(piece.filled().len()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     const BOUNDS: Bounds = Bounds { bytes: 16, time: Duration::from_secs(10) };
 

@@ -5,6 +5,7 @@
 //! outcome, and answers or tries again. Whatever goes wrong becomes a `Refusal` with its reason, and
 //! `reply` turns that into the answer. It never waits without a bound.
 
+use crate::admit::Admitted;
 use crate::headers::{self, Switch};
 use crate::limits::Limit;
 use crate::passage::{GrpcOutcome, Passage};
@@ -16,6 +17,7 @@ use crate::timeout;
 use crate::tunnel;
 use crate::via::Via;
 use http::{Request, Response, StatusCode, Version};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use weft_balance::backend::Picked;
@@ -90,13 +92,13 @@ impl<R: Into<Refusal>> From<R> for Failure {
 
 /// From the request's head to the response's.
 async fn exchange(via: &Arc<Via>, form: Form, request: Request<Body>) -> Result<Response<Body>, Failure> {
-    let admitted = via.admission().enter().ok_or_else(|| via.client.reason(Code::Overloaded, Phase::Head))?;
+    let admitted = Admitted::of(via).ok_or_else(|| via.client.reason(Code::Overloaded, Phase::Head))?;
     let mut prepared = prepare::incoming(via, request)?;
     let plan = {
         let held = via.aim.held(&via.client, &prepared.request)?;
         match held.plan_now() {
             Some(plan) => plan,
-            None => target::awaited(&via.client, &held, via.patience()).await?,
+            None => Box::pin(target::awaited(&via.client, &held, via.patience())).await?,
         }
     };
     let table = if prepared.request.version() == Version::HTTP_2 { &plan.http2 } else { &plan.http1 };
@@ -110,13 +112,16 @@ async fn exchange(via: &Arc<Via>, form: Form, request: Request<Body>) -> Result<
     let mut course = Course::new(via, &rule, form, prepared);
     course.admitted = Some(admitted);
     course.counted = counted;
-    let answered = match course.deadline {
-        Some(deadline) => match tokio::time::timeout_at(deadline.into(), course.run()).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(course.out_of_time().into()),
-        },
-        None => course.run().await,
+    let deadline = course.deadline;
+    let answered = {
+        // By reference in both ways, because a future that is moved is copied, and this one is large.
+        let running = pin!(course.run());
+        match deadline {
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), running).await.ok(),
+            None => Some(running.await),
+        }
     };
+    let answered = answered.unwrap_or_else(|| Err(course.out_of_time().into()));
     if let Err(failure) = &answered {
         course.failed(failure);
     }
@@ -187,7 +192,7 @@ struct Course<'a> {
     attempts: u32,
     /// Spent waiting for endpoints.
     waited: Duration,
-    admitted: Option<crate::admit::Admitted>,
+    admitted: Option<Admitted>,
     /// Inbound, the series of this client's exchanges with the application.
     counted: Option<Arc<Exchange>>,
 }
@@ -259,7 +264,7 @@ impl<'a> Course<'a> {
         if let Ok(picked) = balancer.pick(now, fastrand::u64(..)) {
             return Ok(picked);
         }
-        let outcome = balancer.ready(self.deadline).await;
+        let outcome = Box::pin(balancer.ready(self.deadline)).await;
         self.waited += now.elapsed();
         outcome.map_err(|unavailable| self.unavailable(&unavailable).into())
     }
@@ -280,11 +285,13 @@ impl<'a> Course<'a> {
         }
         backend.metrics.sent();
         self.rule.metrics.attempted();
-        let sending = picked.endpoint().endpoint.send(request);
-        let outcome = timeout::per_try(self.rule, sending).await;
+        let outcome = {
+            let sending = pin!(picked.endpoint().endpoint.send(request));
+            timeout::per_try(self.rule, sending).await
+        };
         match outcome {
             Some(Ok(response)) => self.judge(backend, (picked, sent), response, spare),
-            Some(Err(error)) => self.lost(backend, (picked, sent), error, spare).await,
+            Some(Err(error)) => Box::pin(self.lost(backend, (picked, sent), error, spare)).await,
             None => {
                 let reason = self.reason(Code::HeadersTimeout, Phase::Request);
                 self.settle_failed(backend, (picked, sent), Code::HeadersTimeout);
@@ -501,5 +508,19 @@ impl<'a> Course<'a> {
         let mut reason = self.via.client.reason(code, phase);
         *reason.evidence = Evidence { waited, ..Evidence::default() };
         reason
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_under_way_is_small() {
+        fn size<A, B, F>(_: fn(A, B) -> F) -> usize {
+            std::mem::size_of::<F>()
+        }
+        // It is copied once, into its task or box, and there may be many: what is rare and large is boxed.
+        assert!(size(forward) <= 5632, "{}", size(forward));
     }
 }

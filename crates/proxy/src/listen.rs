@@ -9,7 +9,9 @@ use crate::via::Shared;
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -205,12 +207,25 @@ impl Listener {
                 tracing::debug!(%error, %client, "the connection was gone before it was served");
                 continue;
             }
-            let life = serve(Accepted { tcp, client });
-            tokio::spawn(async move {
-                life.await;
-                drop(place);
-            });
+            tokio::spawn(Life { serving: serve(Accepted { tcp, client }), _place: place });
         }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A connection's task: an `async` block that awaits what it was given would hold that twice.
+    struct Life<F> {
+        #[pin]
+        serving: F,
+        _place: Place,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Life<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.project().serving.poll(cx)
     }
 }
 

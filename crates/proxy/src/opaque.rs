@@ -5,6 +5,7 @@
 
 use crate::authz::Admission;
 use crate::via::Via;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 use weft_discover::destination::Held;
@@ -14,13 +15,19 @@ use weft_model::reason::{Code, Phase, Reason};
 use weft_net::splice;
 use weft_net::stream::Stream;
 
-/// Relays one connection to its end. `sni`: what the client's TLS named, where it was looked at.
-pub(crate) async fn relay(via: Arc<Via>, held: Held, client: Stream, sni: Option<String>) {
-    let addr = via.client.addr;
-    match run(&via, &held, client, sni.as_deref()).await {
-        Ok(()) => {}
-        Err(reason) => via.shared.reports.connection(&reason, addr),
-    }
+/// Relays one connection to its end. `sni`: what the client's TLS named, where it was looked at. Boxed, so that a
+/// connection that turns out to be HTTP holds none of this.
+pub(crate) fn relay(
+    via: Arc<Via>,
+    held: Held,
+    client: Stream,
+    sni: Option<String>,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        if let Err(reason) = run(&via, &held, client, sni.as_deref()).await {
+            via.shared.reports.connection(&reason, via.client.addr);
+        }
+    })
 }
 
 async fn run(via: &Arc<Via>, held: &Held, client: Stream, sni: Option<&str>) -> Result<(), Reason> {

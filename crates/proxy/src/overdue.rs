@@ -1,10 +1,12 @@
 //! HTTP/1 clients that keep us waiting: within a request's head, or between two requests.
 //!
 //! `serve` waits here beside each HTTP/1 connection. A request whose head comes in one piece costs nothing: the
-//! guard wakes this only when it has to wait within a head, and an idle connection is looked at once in an
-//! idle timeout, so it is closed between one and two of them after its last byte. Never touches the stream.
+//! guard wakes this only when it has to wait within a head, and whether a connection rests is looked at now and
+//! then. Never touches the stream.
 
 use crate::settings::Http1Server;
+use crate::via::Via;
+use std::time::Duration;
 use weft_net::guard::{Handle, SlowHead};
 
 /// What the client let pass.
@@ -12,15 +14,19 @@ use weft_net::guard::{Handle, SlowHead};
 pub(crate) enum Overdue {
     /// The time for a head.
     Head(SlowHead),
-    /// The time between requests, unless a request is under way.
-    Request,
+    /// A while in which it said nothing, and nothing was under way.
+    Rest,
 }
 
-/// Waits until the client is overdue.
-pub(crate) async fn overdue(guard: &Handle, http1: &Http1Server) -> Overdue {
+/// A connection at rest for once to twice this long gives its buffers back. Long enough that a busy client does
+/// not pay for new ones; short, as most connections of a large mesh rest.
+pub(crate) const REST: Duration = Duration::from_millis(500);
+
+/// Waits until the client is overdue, or rests.
+pub(crate) async fn overdue(via: &Via, guard: &Handle, http1: &Http1Server) -> Overdue {
     tokio::select! {
         head = slow(guard, http1) => Overdue::Head(head),
-        () = silent(guard, http1) => Overdue::Request,
+        () = resting(via, guard, REST.min(http1.idle_timeout)) => Overdue::Rest,
     }
 }
 
@@ -36,12 +42,12 @@ async fn slow(guard: &Handle, http1: &Http1Server) -> SlowHead {
     }
 }
 
-async fn silent(guard: &Handle, http1: &Http1Server) {
+async fn resting(via: &Via, guard: &Handle, period: Duration) {
     let mut reads = guard.reads();
     loop {
-        tokio::time::sleep(http1.idle_timeout).await;
+        tokio::time::sleep(period).await;
         match guard.reads() {
-            same if same == reads => return,
+            same if same == reads && via.is_at_rest() => return,
             now => reads = now,
         }
     }

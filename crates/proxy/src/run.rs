@@ -594,3 +594,23 @@ fn local_addr(tcp: &TcpStream) -> std::io::Result<SocketAddr> {
     let addr = tcp.local_addr()?;
     Ok(SocketAddr::new(addr.ip().to_canonical(), addr.port()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn three<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
+        std::mem::size_of::<F>()
+    }
+
+    fn four<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+        std::mem::size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_that_has_not_spoken_is_small() {
+        // Its task holds one of these, and a connection may take 2 KiB in all.
+        let sizes = [three(outbound), three(inbound), three(meant_for), four(captured)];
+        assert!(sizes.iter().all(|size| *size <= 1536), "{sizes:?}");
+    }
+}

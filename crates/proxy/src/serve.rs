@@ -19,10 +19,11 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use weft_discover::destination::{Held, NoPlan};
@@ -31,7 +32,8 @@ use weft_identity::store::{Accept, Accepted};
 use weft_model::destination::Windows;
 use weft_model::identity::{NoTls, Peer};
 use weft_model::reason::{Code, Hop, Phase, Reason};
-use weft_net::body::Body;
+use weft_net::aside::{self, Ended};
+use weft_net::body::{Body, Reset};
 use weft_net::frames::Rates;
 use weft_net::guard::{self, GuardedStream};
 use weft_net::metered::{self, MeteredStream};
@@ -108,12 +110,12 @@ pub(crate) async fn inbound(shared: Arc<Shared>, incoming: Incoming, held: Held)
     match found {
         Look::Tls(sni) if is_own_name(&reports, sni.as_deref()) => {
             let accept = Accept { alpn: &[], timeout: settings.inbound.detect_timeout };
-            let accepted = match reports.store.accept(stream, accept).await {
+            let accepted = match Box::pin(reports.store.accept(stream, accept)).await {
                 Ok(accepted) => accepted,
                 Err(error) => return refused_handshake(&reports, client, &error),
             };
             let via = via(Peer::Tls(accepted.client), Aim::One(held.clone()));
-            decrypted(via, held, accepted.stream, protocol).await;
+            Box::pin(decrypted(via, held, accepted.stream, protocol)).await;
         }
         Look::Tls(sni) => {
             let name = sni.as_deref().and_then(|s| s.parse().ok());
@@ -158,7 +160,7 @@ async fn spoken(via: Via, held: Held, stream: Stream, (protocol, found): (Protoc
 /// which port they mean (§4.2). `port` finds that port's destination.
 pub(crate) async fn direct(shared: Arc<Shared>, incoming: Incoming, port: impl FnOnce(u16) -> Option<Held>) {
     let client = incoming.client;
-    match transport_header(&shared, incoming).await {
+    match Box::pin(transport_header(&shared, incoming)).await {
         Ok((header, peer, stream)) => {
             let Some(held) = port(header.port.get()) else {
                 let reason = Reason::new(Code::LoopDetected, Hop::Inbound, Phase::Accept);
@@ -275,59 +277,113 @@ fn refused_handshake(shared: &Shared, client: SocketAddr, error: &weft_identity:
     shared.reports.connection(&reason, client);
 }
 
-/// Lets hyper read requests until the connection ends, is asked to close, or the proxy drains.
-async fn http(via: Via, stream: Stream, version: Http) {
+/// Lets hyper read requests until the connection ends, is asked to close, or the proxy drains. Boxed, so that a
+/// connection that has not spoken yet holds none of this.
+fn http(via: Via, stream: Stream, version: Http) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     match version {
-        Http::One => http1(via, stream).await,
-        Http::Two => http2(via, stream).await,
+        Http::One => Box::pin(http1(via, stream)),
+        Http::Two => Box::pin(http2(via, stream)),
     }
 }
 
 /// Above the guard's own bound on a head, so that hyper never refuses what the guard let pass.
 const HEAD_SLACK: usize = 16 * 1024;
 
+/// Between requests a connection rests without hyper and its buffers, which are most of its memory.
 async fn http1(mut via: Via, stream: Stream) {
+    let http1 = via.direction().http1_server;
+    let limits = weft_net::head::Limits { head: http1.max_header_bytes, headers: http1.max_headers };
+    let (mut stream, handle) = GuardedStream::new(stream, limits);
+    via.guard = Some(handle.clone());
+    let via = Arc::new(via);
+    let _guard = via.shared.drain.guard();
+    while let Some(resting) = Box::pin(http1_awake(&via, stream, &handle)).await {
+        stream = resting;
+        if !wakes(&via, &stream, http1.idle_timeout).await {
+            return;
+        }
+    }
+}
+
+/// Serves requests until the connection ends, or rests, which gives its stream back.
+async fn http1_awake(via: &Arc<Via>, stream: GuardedStream, handle: &guard::Handle) -> Option<GuardedStream> {
     let direction = via.direction();
     let http1 = direction.http1_server;
-    let limits = weft_net::head::Limits { head: http1.max_header_bytes, headers: http1.max_headers };
-    let (stream, handle) = GuardedStream::new(stream, limits);
-    via.guard = Some(handle.clone());
+    // Other streams cannot tell whether there is something to read without a buffer to read it into.
+    let may_rest = stream.get_ref().tcp_ref().is_some();
     let mut builder = http1::Builder::new();
     builder
         // Overdue heads are ours to watch: hyper's timer would also run between requests.
         .header_read_timeout(None)
         .half_close(true)
         .auto_date_header(false)
-        .max_buf_size(direction.max_buffered_bytes.max(http1.max_header_bytes + HEAD_SLACK))
-        .max_headers(http1.max_headers);
-    let via = Arc::new(via);
-    let service = service_fn({
-        let via = via.clone();
-        move |request: Request<hyper::body::Incoming>| {
-            let (via, request) = (via.clone(), request.map(Body::incoming));
-            async move {
-                match &via.aim {
-                    Aim::Each(_) if request.method() == Method::CONNECT => Ok(connect(&via, request)),
-                    _ => forward(via, request).await,
-                }
-            }
+        .max_buf_size(direction.max_buffered_bytes.max(http1.max_header_bytes + HEAD_SLACK));
+    // hyper parses so many on the stack, but allocates for every request once it is told a number.
+    if http1.max_headers > weft_net::head::Limits::default().headers {
+        builder.max_headers(http1.max_headers);
+    }
+    let service = service_fn(|request: Request<hyper::body::Incoming>| http1_answer(via, request));
+    let mut connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let side = pin!(async {
+        tokio::select! {
+            () = to_be_closed(via) => None,
+            late = overdue::overdue(via, handle, &http1) => Some(late),
         }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-    let overdue = overdue::overdue(&handle, &http1);
-    let ended = until_closed(
-        &via,
-        connection,
-        |c| c.graceful_shutdown(),
-        |overdue| {
-            if let Overdue::Head(head) = overdue {
-                handle.give_up(head);
-            }
-        },
-        overdue,
-    )
-    .await;
-    http1_ended(&via, ended, &handle);
+    match aside::race(Pin::new(&mut connection), side).await {
+        Ended::Main(ended) => {
+            http1_ended(via, ended, handle);
+            return None;
+        }
+        Ended::Side(Some(Overdue::Rest)) if may_rest => {
+            let parts = connection.into_parts()?;
+            // At rest nothing was read ahead; if there is something, nobody could tell what it belongs to.
+            return Some(parts.io.into_inner()).filter(|_| parts.read_buf.is_empty());
+        }
+        Ended::Side(Some(Overdue::Rest)) => {
+            via.shared.reports.limits.reached(Limit::IdleTimeout, via.client.hop);
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        Ended::Side(Some(Overdue::Head(head))) => handle.give_up(head),
+        Ended::Side(None) => Pin::new(&mut connection).graceful_shutdown(),
+    }
+    http1_ended(via, connection.await, handle);
+    None
+}
+
+/// The answer to one request, in a box of its own: it ends with the exchange, where hyper would keep the space
+/// for as long as the connection lasts.
+fn http1_answer(
+    via: &Arc<Via>,
+    request: Request<hyper::body::Incoming>,
+) -> Pin<Box<dyn Future<Output = Result<Response<Body>, Reset>> + Send>> {
+    let request = request.map(Body::incoming);
+    match &via.aim {
+        Aim::Each(_) if request.method() == Method::CONNECT => {
+            Box::pin(std::future::ready(Ok(connect(via, request))))
+        }
+        _ => Box::pin(forward(via.clone(), request)),
+    }
+}
+
+/// Waits for a resting connection's next byte or its end. False if it is to be closed instead.
+async fn wakes(via: &Via, stream: &GuardedStream, idle_timeout: Duration) -> bool {
+    tokio::select! {
+        readable = poll_fn(|cx| stream.poll_readable(cx)) => readable.is_ok(),
+        () = to_be_closed(via) => false,
+        () = tokio::time::sleep(idle_timeout.saturating_sub(overdue::REST)) => {
+            via.shared.reports.limits.reached(Limit::IdleTimeout, via.client.hop);
+            false
+        }
+    }
+}
+
+/// Resolves when the connection should end after what is under way.
+async fn to_be_closed(via: &Via) {
+    tokio::select! {
+        () = via.shared.drain.signaled() => {}
+        () = via.closing.asked() => {}
+    }
 }
 
 /// CONNECT on the forward proxy: its tunnel is served as a connection that the application made to the
@@ -383,51 +439,16 @@ async fn http2(via: Via, stream: Stream) {
         let via = via.clone();
         move |request: Request<hyper::body::Incoming>| forward(via.clone(), request.map(Body::incoming))
     });
-    let connection = http2_builder(&direction).serve_connection(TokioIo::new(stream), service);
-    let never = std::future::pending();
-    let ended = until_closed(&via, connection, |c| c.graceful_shutdown(), |_| {}, never).await;
-    http2_ended(&via, ended, &meter);
-}
-
-/// Runs a connection; when it is asked to close, the proxy drains, or its client is overdue, it finishes what
-/// is under way.
-async fn until_closed<C: Future>(
-    via: &Via,
-    connection: C,
-    wind_down: fn(Pin<&mut C>),
-    give_up: impl FnOnce(Overdue),
-    overdue: impl Future<Output = Overdue>,
-) -> C::Output {
     let _guard = via.shared.drain.guard();
-    let mut connection = std::pin::pin!(connection);
-    let asked = async {
-        tokio::select! {
-            () = via.shared.drain.signaled() => {}
-            () = via.closing.asked() => {}
+    let mut connection = pin!(http2_builder(&direction).serve_connection(TokioIo::new(stream), service));
+    let ended = match aside::race(connection.as_mut(), pin!(to_be_closed(&via))).await {
+        Ended::Main(ended) => ended,
+        Ended::Side(()) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
         }
     };
-    let late = tokio::select! {
-        biased;
-        ended = connection.as_mut() => return ended,
-        () = asked => None,
-        late = overdue => Some(late),
-    };
-    match late {
-        Some(late @ Overdue::Head(_)) => give_up(late),
-        Some(Overdue::Request) | None => wind_down(connection.as_mut()),
-    }
-    if late == Some(Overdue::Request) {
-        // A connection without a request under way ends at once.
-        tokio::select! {
-            biased;
-            ended = connection.as_mut() => {
-                via.shared.reports.limits.reached(Limit::IdleTimeout, via.client.hop);
-                return ended;
-            }
-            () = std::future::ready(()) => {}
-        }
-    }
-    connection.await
+    http2_ended(&via, ended, &meter);
 }
 
 fn http2_builder(direction: &Direction) -> http2::Builder<TokioExecutor> {
@@ -516,7 +537,7 @@ impl Via {
     fn new(shared: Arc<Shared>, hop: Hop, client: SocketAddr, peer: Peer, aim: Aim) -> Self {
         let (closing, allowed) = (Closing::default(), LastAllowed::default());
         let client = Client { hop, addr: client, peer };
-        Self { shared, client, aim, guard: None, closing, allowed }
+        Self { shared, client, aim, guard: None, closing, allowed, under_way: AtomicUsize::new(0) }
     }
 
     fn direction(&self) -> Direction {

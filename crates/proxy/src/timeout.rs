@@ -14,8 +14,9 @@ use weft_model::reason::{Code, Hop, Phase, Reason};
 use weft_net::body::{Body, BodyError};
 use weft_route::retry::Retry;
 
-/// Waits for a response's head for as long as one try may take; `None` when that has passed.
-pub(crate) async fn per_try<T>(rule: &Rule, sending: impl Future<Output = T>) -> Option<T> {
+/// Waits for a response's head for as long as one try may take; `None` when that has passed. Takes the future by
+/// reference: it holds a whole request, and would be stored twice and copied otherwise.
+pub(crate) async fn per_try<T>(rule: &Rule, sending: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     let own = match &rule.retry {
         Some(Retry::Policy(policy)) => policy.timeout,
         _ => None,

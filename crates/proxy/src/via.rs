@@ -12,7 +12,7 @@ use crate::settings::Settings;
 use crate::target::Aim;
 use http::{Request, StatusCode};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 use weft_identity::store::Store;
@@ -43,6 +43,8 @@ pub(crate) struct Via {
     pub(crate) guard: Option<Handle>,
     pub(crate) closing: Closing,
     pub(crate) allowed: LastAllowed,
+    /// Exchanges under way on this connection.
+    pub(crate) under_way: AtomicUsize,
 }
 
 /// Asks a connection to close after the responses under way.
@@ -104,6 +106,11 @@ impl Via {
     /// Who asks for what, for the counters of authorization.
     pub(crate) fn asked(&self) -> Asked<'_> {
         Asked { client: &self.client, target: self.aim.addr(), last: &self.allowed }
+    }
+
+    /// Whether nothing is under way on this HTTP/1 connection, in either direction.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.under_way.load(Ordering::Relaxed) == 0 && self.guard.as_ref().is_some_and(Handle::is_at_rest)
     }
 
     /// Tells the guard how a request was answered.

@@ -221,7 +221,7 @@ macro_rules! shared {
                 "Header fields of a request over HTTP/1.",
             )
             .ours()
-            .or("200")
+            .or("100")
             .unit("fields")
             .beyond("The request is answered 431."),
             setting(
