@@ -73,8 +73,9 @@ pub(crate) struct Nature {
 
 /// Serves until SIGTERM, and then until what is under way is answered.
 pub(crate) async fn run(listen: SocketAddr, nature: Nature) -> io::Result<()> {
-    let listener = socket::listen(listen, &SocketOptions::default())?;
+    // First of all: whoever reaches this program may also tell it to end, and expects it to end well.
     let mut terminate = signal(SignalKind::terminate())?;
+    let listener = socket::listen(listen, &SocketOptions::default())?;
     let (trigger, drain) = drain::channel();
     let count = Arc::new(AtomicU64::new(0));
     loop {

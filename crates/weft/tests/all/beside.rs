@@ -5,8 +5,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 const WEFT: &str = env!("CARGO_BIN_EXE_weft");
+
+/// Longest wait for a program's first sign of life.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A child that is killed when the test ends, however it ends.
 struct Running(Child);
@@ -52,6 +56,15 @@ struct Mesh {
 impl Drop for Mesh {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+/// Waits until a program listens: `weft run` starts it, and says so, before it does.
+fn await_listener(port: u16) {
+    let start = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(start.elapsed() < PATIENCE, "nothing listens at {port}");
+        std::thread::yield_now();
     }
 }
 
@@ -131,6 +144,7 @@ fn a_program_joins_the_mesh_and_leaves_it_without_a_trace() {
     };
     let (mut web, mut said) = server();
     read_until(&mut said, "leads into the mesh");
+    await_listener(port);
     let workload =
         format!("weft-run-externalworkload_default_web-{}-11.yaml", mesh.network.replace('.', "-"));
     assert_eq!(mesh.manifests(), [workload.clone(), "weft-run-service_default_web.yaml".to_owned()]);
@@ -153,6 +167,7 @@ fn a_program_joins_the_mesh_and_leaves_it_without_a_trace() {
     said.read_to_string(&mut rest).unwrap(); // ends when program and sidecar have ended, too
     let (mut web, mut said) = server();
     read_until(&mut said, "leads into the mesh");
+    await_listener(port);
 
     web.signal("TERM");
     assert_eq!(web.status(), Some(0));
