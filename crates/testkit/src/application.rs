@@ -9,6 +9,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -102,6 +103,11 @@ impl Application {
     pub async fn kill(mut self) {
         self.tasks.shutdown().await;
     }
+}
+
+/// The time that an application takes to answer, where its slowness is what a test is about.
+pub async fn takes(how_long: Duration) {
+    tokio::time::sleep(how_long).await;
 }
 
 /// A body of given parts that ends with trailers.

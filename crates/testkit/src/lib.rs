@@ -6,8 +6,10 @@
 
 pub mod application;
 pub mod client;
+pub mod hello;
 pub mod mesh;
 pub mod plane;
+pub mod policy;
 
 use std::time::{Duration, Instant};
 

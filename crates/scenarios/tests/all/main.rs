@@ -6,6 +6,7 @@ mod exchange;
 mod forward_proxy;
 mod http1;
 mod inbound;
+mod policies;
 mod reasons;
 mod tcp;
 mod traffic;

@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weft_model::profile::Profile;
 use weft_testkit::application::Application;
 use weft_testkit::client::Raw;
+use weft_testkit::hello::{client_hello, records};
 use weft_testkit::plane::Said;
 
 /// Reads all that comes and then answers how much it was.
@@ -58,28 +59,9 @@ async fn a_client_that_says_nothing_is_relayed_after_the_detect_timeout() {
 
 #[tokio::test]
 async fn tls_of_the_application_is_passed_through_untouched() {
-    // A ClientHello for another name than the proxy's, as any TLS client sends it.
-    let hello: Vec<u8> = {
-        let name = b"elsewhere.example";
-        let mut sni = vec![0, 0];
-        sni.extend(u16::try_from(name.len() + 5).unwrap().to_be_bytes());
-        sni.extend(u16::try_from(name.len() + 3).unwrap().to_be_bytes());
-        sni.push(0);
-        sni.extend(u16::try_from(name.len()).unwrap().to_be_bytes());
-        sni.extend(name);
-        let mut body = vec![3, 3];
-        body.extend([9; 32]);
-        body.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
-        body.extend(u16::try_from(sni.len()).unwrap().to_be_bytes());
-        body.extend(sni);
-        let mut message = vec![1, 0];
-        message.extend(u16::try_from(body.len()).unwrap().to_be_bytes());
-        message.extend(body);
-        let mut record = vec![22, 3, 1];
-        record.extend(u16::try_from(message.len()).unwrap().to_be_bytes());
-        record.extend(message);
-        record
-    };
+    // For another name than the proxy's. In one record, and in many, as RFC 8446 §5.1 allows.
+    let hello = client_hello("elsewhere.example");
+    let hellos = [records(&hello, 1 << 14), records(&hello, 7)];
     let echo = Application::tcp(|mut tcp| async move {
         let (mut reader, mut writer) = tcp.split();
         let _ = tokio::io::copy(&mut reader, &mut writer).await;
@@ -87,12 +69,14 @@ async fn tls_of_the_application_is_passed_through_untouched() {
     let pair = Pair::around(echo.await).await;
     // In at the workload's port, and out through two proxies.
     for to in [pair.server.bind(), pair.client.upstream()] {
-        let mut raw = Raw::connect(to).await;
-        raw.tcp.set_nodelay(true).unwrap();
-        let (first, rest) = hello.split_at(20);
-        raw.send(first).await;
-        tokio::task::yield_now().await;
-        raw.send(rest).await;
-        assert_eq!(raw.bytes(hello.len()).await, hello);
+        for hello in &hellos {
+            let mut raw = Raw::connect(to).await;
+            raw.tcp.set_nodelay(true).unwrap();
+            for segment in hello.chunks(5) {
+                raw.send(segment).await;
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(raw.bytes(hello.len()).await, *hello);
+        }
     }
 }
