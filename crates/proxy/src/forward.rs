@@ -13,7 +13,7 @@ use crate::prepare::{self, Prepared};
 use crate::replay::Spare;
 use crate::reply::{self, Carried, Form, Grpc, Refusal};
 use crate::target;
-use crate::timeout;
+use crate::timeout::{self, Overdue};
 use crate::tunnel;
 use crate::via::Via;
 use http::{Request, Response, StatusCode, Version};
@@ -22,12 +22,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use weft_balance::backend::Picked;
 use weft_balance::health::Verdict;
-use weft_balance::unavailable::Unavailable;
+use weft_balance::unavailable::{Cause, Unavailable};
 use weft_connect::error::SendError;
 use weft_decide::classify::Class;
 use weft_decide::filter::{self, Outcome};
 use weft_discover::plan::{Meshed, Plan, Rule, RuleBackend, Upstream};
 use weft_model::reason::{Code, Evidence, Hop, Phase, Reason};
+use weft_model::route::RetryPolicy;
 use weft_net::body::{Body, Reset};
 use weft_route::metrics::{Ending, Exchange, Granted};
 use weft_route::retry::Retry;
@@ -112,16 +113,7 @@ async fn exchange(via: &Arc<Via>, form: Form, request: Request<Body>) -> Result<
     let mut course = Course::new(via, &rule, form, prepared);
     course.admitted = Some(admitted);
     course.counted = counted;
-    let deadline = course.deadline;
-    let answered = {
-        // By reference in both ways, because a future that is moved is copied, and this one is large.
-        let running = pin!(course.run());
-        match deadline {
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), running).await.ok(),
-            None => Some(running.await),
-        }
-    };
-    let answered = answered.unwrap_or_else(|| Err(course.out_of_time().into()));
+    let answered = course.run().await;
     if let Err(failure) = &answered {
         course.failed(failure);
     }
@@ -285,19 +277,47 @@ impl<'a> Course<'a> {
         }
         backend.metrics.sent();
         self.rule.metrics.attempted();
+        let limit = timeout::of_attempt(self.rule, self.attempts);
         let outcome = {
             let sending = pin!(picked.endpoint().endpoint.send(request));
-            timeout::per_try(self.rule, sending).await
+            timeout::head(limit, self.deadline, sending).await
         };
         match outcome {
-            Some(Ok(response)) => self.judge(backend, (picked, sent), response, spare),
-            Some(Err(error)) => Box::pin(self.lost(backend, (picked, sent), error, spare)).await,
-            None => {
-                let reason = self.reason(Code::HeadersTimeout, Phase::Request);
-                self.settle_failed(backend, (picked, sent), Code::HeadersTimeout);
-                self.retry_or(spare, None, reason.into())
+            Ok(Ok(response)) => self.judge(backend, (picked, sent), response, spare),
+            Ok(Err(error)) => Box::pin(self.lost(backend, (picked, sent), error, spare)).await,
+            Err(Overdue::Attempt(code)) => {
+                self.settle_failed(backend, (picked, sent), code);
+                match self.retry_policy() {
+                    Some(policy) if code == Code::HeadersTimeout => self.policy_retry(policy, spare),
+                    _ => None,
+                }
+                .map_or_else(|| Err(self.reason(code, Phase::Request).into()), |again| Ok(Next::Again(again)))
+            }
+            Err(Overdue::Request) => {
+                let reason = self.out_of_time();
+                self.settle_failed(backend, (picked, sent), reason.code);
+                Err(reason.into())
             }
         }
+    }
+
+    fn retry_policy(&self) -> Option<&'a RetryPolicy> {
+        match &self.rule.retry {
+            Some(Retry::Policy(policy)) => Some(policy),
+            _ => None,
+        }
+    }
+
+    /// The request once more, if the policy still grants a retry. Counts either way.
+    fn policy_retry(&self, policy: &RetryPolicy, spare: Option<Spare>) -> Option<Request<Body>> {
+        let metrics = self.rule.metrics.retries.as_ref();
+        if self.attempts > policy.limit {
+            metrics?.limit.inc();
+            return None;
+        }
+        let again = spare?.again()?;
+        metrics?.requests.inc();
+        Some(again)
     }
 
     /// Keeps the request for a retry, as far as its rule and the settings allow.
@@ -321,7 +341,7 @@ impl<'a> Course<'a> {
     ) -> Result<Next, Failure> {
         if let Some(again) = self.worth_repeating(&response, spare) {
             let mut passage = self.passage(backend, picked, sent, &response);
-            passage.settle_now();
+            passage.settle_attempt();
             return Ok(Next::Again(again));
         }
         let meshed = picked.endpoint().meshed;
@@ -353,15 +373,7 @@ impl<'a> Course<'a> {
             return None;
         }
         match retry {
-            Retry::Policy(policy) if self.attempts > policy.limit => {
-                self.rule.metrics.retries.as_ref()?.limit.inc();
-                None
-            }
-            Retry::Policy(_) => {
-                let again = spare?.again()?;
-                self.rule.metrics.retries.as_ref()?.requests.inc();
-                Some(again)
-            }
+            Retry::Policy(policy) => self.policy_retry(policy, spare),
             Retry::Profile(budget) => {
                 let again = spare?.again()?;
                 let granted = if budget.withdraw(Instant::now()) { Granted::Yes } else { Granted::No };
@@ -406,7 +418,8 @@ impl<'a> Course<'a> {
         failure: Failure,
     ) -> Result<Next, Failure> {
         let settings = &self.via.shared.settings.inbound;
-        let patient = self.started.elapsed() < settings.queue.failfast;
+        let in_time = self.deadline.is_none_or(|deadline| Instant::now() < deadline);
+        let patient = in_time && self.started.elapsed() < settings.queue.failfast;
         match request {
             Some(request) if patient => {
                 tokio::time::sleep(settings.connect_backoff.min).await;
@@ -442,6 +455,7 @@ impl<'a> Course<'a> {
             metrics.ended(&ending);
         }
         backend.metrics.ended(&ending, now.saturating_duration_since(sent));
+        self.rule.metrics.attempt_ended(&ending);
         let mut pending = picked.into_pending();
         // A client that breaks its own request off says nothing about the endpoint.
         if code == Code::ClientGone {
@@ -495,8 +509,12 @@ impl<'a> Course<'a> {
     }
 
     fn unavailable(&self, unavailable: &Unavailable) -> Reason {
+        let code = match unavailable.cause {
+            Cause::Deadline => self.out_of_time().code,
+            _ => unavailable.code(),
+        };
         Reason {
-            code: unavailable.code(),
+            code,
             hop: self.via.client.hop,
             phase: unavailable.phase,
             evidence: Box::new(unavailable.evidence()),

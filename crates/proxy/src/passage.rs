@@ -75,9 +75,17 @@ impl Passage {
         }
     }
 
+    /// The first frame of an answer that is passed on.
     fn first(&mut self, now: Instant) {
+        if self.attempt_answered(now) {
+            self.rule.metrics.answered(self.status, now.saturating_duration_since(self.started));
+        }
+    }
+
+    /// The first frame of an attempt's answer; false if there was one before.
+    fn attempt_answered(&mut self, now: Instant) -> bool {
         if std::mem::replace(&mut self.answered, true) {
-            return;
+            return false;
         }
         let failed = self.status.is_server_error()
             || self.status == StatusCode::TOO_MANY_REQUESTS
@@ -91,15 +99,25 @@ impl Passage {
         if let Some(metrics) = self.metrics() {
             metrics.answered(self.status, took);
         }
-        self.rule.metrics.answered(self.status, now.saturating_duration_since(self.started));
+        true
     }
 
+    /// The end of an answer that was passed on.
     fn settle(&mut self, grpc: Option<u16>, error: Option<Code>) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
-        }
         let now = Instant::now();
-        self.first(now);
+        if !self.ended {
+            self.first(now);
+        }
+        if let Some(ending) = self.attempt_ended(grpc, error, now) {
+            self.rule.metrics.ended(&ending, now.saturating_duration_since(self.started));
+        }
+    }
+
+    /// The end of an attempt's answer; nothing if it has ended before.
+    fn attempt_ended(&mut self, grpc: Option<u16>, error: Option<Code>, now: Instant) -> Option<Ending> {
+        if std::mem::replace(&mut self.ended, true) {
+            return None;
+        }
         let grpc = match self.grpc {
             GrpcOutcome::Known(code) => Some(code),
             _ => grpc,
@@ -117,14 +135,18 @@ impl Passage {
             metrics.ended(&ending);
         }
         self.backend.ended(&ending, now.saturating_duration_since(self.sent));
-        self.rule.metrics.ended(&ending, now.saturating_duration_since(self.started));
+        self.rule.metrics.attempt_ended(&ending);
+        Some(ending)
     }
 }
 
 impl Passage {
-    /// Settles an exchange whose body nobody will pass on: the answer is about to be repeated.
-    pub(crate) fn settle_now(&mut self) {
-        self.settle(None, None);
+    /// Settles an attempt whose answer nobody will pass on, because the request is about to be repeated: the
+    /// request itself goes on.
+    pub(crate) fn settle_attempt(&mut self) {
+        let now = Instant::now();
+        self.attempt_answered(now);
+        let _ = self.attempt_ended(None, None, now);
     }
 
     /// Settles an exchange that became a tunnel.

@@ -1,4 +1,4 @@
-//! Time limits of a rule (§3.8): per try until the response's head, and on the bodies.
+//! Time limits of a rule (§3.8): per attempt until the response's head, and on the bodies.
 //!
 //! `forward` wraps the attempt and the response's body. A rule without limits costs nothing here.
 
@@ -14,16 +14,39 @@ use weft_model::reason::{Code, Hop, Phase, Reason};
 use weft_net::body::{Body, BodyError};
 use weft_route::retry::Retry;
 
-/// Waits for a response's head for as long as one try may take; `None` when that has passed. Takes the future by
-/// reference: it holds a whole request, and would be stored twice and copied otherwise.
-pub(crate) async fn per_try<T>(rule: &Rule, sending: Pin<&mut impl Future<Output = T>>) -> Option<T> {
-    let own = match &rule.retry {
-        Some(Retry::Policy(policy)) => policy.timeout,
+/// What ran out of time before there was a response's head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Overdue {
+    /// This attempt alone, by the limit of this code.
+    Attempt(Code),
+    /// The whole request.
+    Request,
+}
+
+/// The limit of one attempt until its response's head, and its code. The last attempt of a retry policy has no
+/// limit of its own (§3.8).
+pub(crate) fn of_attempt(rule: &Rule, attempts: u32) -> Option<(Duration, Code)> {
+    let per_try = match &rule.retry {
+        Some(Retry::Policy(policy)) if attempts <= policy.limit => policy.timeout,
         _ => None,
     };
-    match own.or(rule.timeouts.response) {
-        Some(limit) => tokio::time::timeout(limit, sending).await.ok(),
-        None => Some(sending.await),
+    let per_try = per_try.map(|limit| (limit, Code::HeadersTimeout));
+    per_try.or(rule.timeouts.response.map(|limit| (limit, Code::ResponseTimeout)))
+}
+
+/// Waits for a response's head for as long as its attempt, and the request as a whole, may take. Takes the future
+/// by reference: it holds a whole request, and would be stored twice and copied otherwise.
+pub(crate) async fn head<T>(
+    attempt: Option<(Duration, Code)>,
+    deadline: Option<Instant>,
+    sending: Pin<&mut impl Future<Output = T>>,
+) -> Result<T, Overdue> {
+    let own =
+        attempt.and_then(|(limit, code)| Some((Instant::now().checked_add(limit)?, Overdue::Attempt(code))));
+    let whole = deadline.map(|at| (at, Overdue::Request));
+    match [own, whole].into_iter().flatten().min_by_key(|(at, _)| *at) {
+        Some((at, overdue)) => tokio::time::timeout_at(at.into(), sending).await.map_err(|_| overdue),
+        None => Ok(sending.await),
     }
 }
 

@@ -432,13 +432,20 @@ impl RouteMetrics {
         }
     }
 
-    /// Counts the end.
+    /// Counts the end of a request, however many attempts it took.
     pub fn ended(&self, ending: &Ending, after: Duration) {
         if let Some(outcome) = &self.outcome {
             outcome.ended(ending, after);
         }
-        for exchange in [&self.exchange, &self.actual].into_iter().flatten() {
+        if let Some(exchange) = &self.exchange {
             exchange.ended(ending);
+        }
+    }
+
+    /// Counts the end of an attempt of a profile's route.
+    pub fn attempt_ended(&self, ending: &Ending) {
+        if let Some(actual) = &self.actual {
+            actual.ended(ending);
         }
     }
 

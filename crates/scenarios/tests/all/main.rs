@@ -7,6 +7,7 @@ mod forward_proxy;
 mod http1;
 mod inbound;
 mod policies;
+mod profiles;
 mod reasons;
 mod tcp;
 mod traffic;
