@@ -200,6 +200,11 @@ impl<E: Target> Backend<E> {
         self.shared.draw(now, draw).ok_or_else(|| self.shared.refuse(now))
     }
 
+    /// Takes an endpoint that is none of these, if one is ready: for a request that these did not process.
+    pub fn pick_other(&self, now: Instant, draw: u64, avoided: &[SocketAddr]) -> Option<Picked<E>> {
+        self.shared.draw_other(now, draw, avoided)
+    }
+
     /// Takes an endpoint, waiting in the bounded room while none is ready: until one is, until the
     /// backend has had none ready for the failfast time (or the request has waited that long), or until
     /// `deadline`. While failing fast it refuses at once. Dropping the future gives the place up.
@@ -330,6 +335,16 @@ impl<E: Target> Shared<E> {
             None => ready.iter().cycle().skip(chosen + 1).take(ready.len()).find_map(|slot| slot.take(now)),
             picked => picked,
         }
+    }
+
+    /// Off the hot path: only requests that were refused come here.
+    fn draw_other(&self, now: Instant, bits: u64, avoided: &[SocketAddr]) -> Option<Picked<E>> {
+        self.refresh();
+        let ready = self.ready.load();
+        let others: Vec<_> = ready.iter().filter(|slot| !avoided.contains(&slot.info.addr)).collect();
+        let tick = Tick::new(self.epoch, now);
+        let chosen = pick::choose(others.len(), bits, |i| others.get(i).map_or(f64::MAX, |s| s.load(tick)))?;
+        others.iter().cycle().skip(chosen).take(others.len()).find_map(|slot| slot.take(now))
     }
 
     fn refresh(&self) {

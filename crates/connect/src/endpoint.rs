@@ -104,6 +104,11 @@ impl Endpoint {
         }
     }
 
+    /// Whether a request goes as a stream of the HTTP/2 connection, where it may be refused after it was sent.
+    pub fn may_refuse<B>(&self, request: &Request<B>) -> bool {
+        matches!(head::wire(request, self.info().hint), Wire::Http2 | Wire::Carried)
+    }
+
     /// Opens a fresh stream for bytes. Dropping the future gives the attempt up.
     pub async fn open(&self) -> Result<Stream, ConnectError> {
         tunnel::open(&self.owner.core.reach).await
@@ -153,9 +158,9 @@ impl Core {
                     Err(error) => return Err(unsent(SendFailure::Connect(error), request, original)),
                 },
             };
-            // A reused connection may be closing while we send. An idempotent request without a body
-            // can be repeated then; keeping its head is the price.
-            let spare = (connection.reused && sent.method.is_idempotent()).then(|| spare(&request)).flatten();
+            // The connection may close while we send. An idempotent request without a body can be repeated
+            // then; keeping its head is the price.
+            let spare = sent.method.is_idempotent().then(|| spare(&request)).flatten();
             match connection.send(request).await {
                 Outcome::Response(response) => {
                     return Ok(self.received_http1(response, &sent, connection, pool));
@@ -317,11 +322,11 @@ fn unsent(failure: SendFailure, mut request: Request<Body>, original: Original) 
 }
 
 /// Adds the spare request to an error of a request that may be repeated: one that the endpoint refused,
-/// or, if a spare was kept for that, one whose connection was lost before any answer.
+/// or an idempotent one whose connection was lost before any answer (RFC 9110 §9.2.2).
 fn with_spare(mut error: SendError, spare: Option<Request<Body>>, original: Original) -> SendError {
     if let Some(mut request) = spare {
-        let http1 = request.version() <= Version::HTTP_11;
-        if error.unprocessed || http1 && matches!(error.failure, SendFailure::Lost(_)) {
+        let harmless = request.method().is_idempotent() && matches!(error.failure, SendFailure::Lost(_));
+        if error.unprocessed || harmless {
             head::restore(&mut request, original);
             error.unprocessed = true;
             error.request = Some(Box::new(request));

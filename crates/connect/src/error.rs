@@ -116,9 +116,9 @@ pub struct SendError {
     /// What happened.
     #[source]
     pub failure: SendFailure,
-    /// Whether the endpoint certainly did not process it, or could not be harmed by a repetition: never
-    /// sent; refused (REFUSED_STREAM, above GOAWAY's last stream); or a reused HTTP/1 connection closed
-    /// before any answer to an idempotent request. Sending it again is safe then.
+    /// Whether the endpoint certainly did not process it, or cannot be harmed by a repetition: never sent;
+    /// refused (REFUSED_STREAM, above GOAWAY's last stream); or an idempotent request without a body whose
+    /// connection was lost before any answer. Sending it again is safe then.
     pub unprocessed: bool,
     /// The request as it was given to `send`, where it could be recovered: always if it was not sent,
     /// and for unprocessed ones without a body.

@@ -17,6 +17,8 @@ use crate::timeout::{self, Overdue};
 use crate::tunnel;
 use crate::via::Via;
 use http::{Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,6 +39,10 @@ use weft_route::table::Found;
 /// Endpoints that one request is sent to while none of them processes it. A guess: three that refuse in a row
 /// are more likely to share a cause than to be unlucky.
 const MAX_ATTEMPTS: u32 = 4;
+
+/// Bytes of a request's body kept until an HTTP/2 endpoint answers, for the case that it refuses the stream: what
+/// an HTTP/2 peer takes in without being asked for more (RFC 9113 §6.9.2).
+const REFUSED_BODY: usize = 65_535;
 
 /// Serves one request.
 pub(crate) async fn forward(via: Arc<Via>, request: Request<Body>) -> Result<Response<Body>, Reset> {
@@ -182,6 +188,8 @@ struct Course<'a> {
     started: Instant,
     deadline: Option<Instant>,
     attempts: u32,
+    /// Endpoints that did not process the request.
+    refused_by: Vec<SocketAddr>,
     /// Spent waiting for endpoints.
     waited: Duration,
     admitted: Option<Admitted>,
@@ -210,6 +218,7 @@ impl<'a> Course<'a> {
             started,
             deadline: limit.and_then(|l| started.checked_add(l)),
             attempts: 0,
+            refused_by: Vec::new(),
             waited: Duration::ZERO,
             counted: None,
             admitted: None,
@@ -253,7 +262,11 @@ impl<'a> Course<'a> {
         let Some(balancer) = &backend.backend else {
             return Err(self.reason(Code::NoDispatcher, Phase::Route).into());
         };
-        if let Ok(picked) = balancer.pick(now, fastrand::u64(..)) {
+        let other = match self.refused_by.as_slice() {
+            [] => None,
+            avoided => balancer.pick_other(now, fastrand::u64(..), avoided),
+        };
+        if let Some(picked) = other.or_else(|| balancer.pick(now, fastrand::u64(..)).ok()) {
             return Ok(picked);
         }
         let outcome = Box::pin(balancer.ready(self.deadline)).await;
@@ -268,6 +281,10 @@ impl<'a> Course<'a> {
         prepare::required_identity(self.via, &request, picked.info())?;
         let (mut request, spare) = match &self.rule.retry {
             Some(retry) => self.spare(retry.body_limit(), request),
+            // What an endpoint refuses comes back by itself if it has no body.
+            None if !request.body().is_end_stream() && picked.endpoint().endpoint.may_refuse(&request) => {
+                Spare::keep(request, REFUSED_BODY)
+            }
             None => (request, None),
         };
         request.headers_mut().remove(headers::REQUIRE_ID);
@@ -396,19 +413,25 @@ impl<'a> Course<'a> {
             self.reason(error.code(), if error.unprocessed { Phase::Connect } else { Phase::Request });
         reason.evidence.endpoint = Some(picked.info().addr.to_string());
         reason = reason.detail(error.failure.to_string());
+        let addr = picked.info().addr;
         self.settle_failed(backend, (picked, sent), error.code());
         let failure = match error.reset() {
             Some(code) => Failure::Reset(code.into()),
             None => reason.into(),
         };
-        let request = error.request.map(|r| *r);
         if !error.unprocessed {
             return Err(failure);
         }
+        let request = match (error.request, spare) {
+            (Some(request), _) => Some(*request),
+            (None, Some(spare)) => spare.again_from_start(self.deadline).await,
+            (None, None) => None,
+        };
         if self.via.client.hop == Hop::Inbound {
             return self.await_application(request, failure).await;
         }
-        self.retry_or(spare, request, failure)
+        self.refused_by.push(addr);
+        self.elsewhere(request, failure)
     }
 
     /// Tries the application again for as long as the inbound queue has patience.
@@ -429,15 +452,9 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// The request again, whole or from the spare copy, within the budget; else the failure.
-    fn retry_or(
-        &mut self,
-        spare: Option<Spare>,
-        whole: Option<Request<Body>>,
-        failure: Failure,
-    ) -> Result<Next, Failure> {
-        let again = whole.or_else(|| spare.and_then(|s| s.again()));
-        match again {
+    /// The request once more, to whichever endpoint is drawn next, within the budget; else the failure.
+    fn elsewhere(&mut self, request: Option<Request<Body>>, failure: Failure) -> Result<Next, Failure> {
+        match request {
             Some(request)
                 if self.attempts < MAX_ATTEMPTS && self.via.shared.unprocessed.withdraw(Instant::now()) =>
             {

@@ -1,15 +1,20 @@
 //! Keeps a request so that it can be sent again: its head, and its body while it is small enough.
 //!
 //! `forward` asks for a copy only when an attempt failed in a way that may be repeated. Bounded by the
-//! rule's limit; beyond it the recording is thrown away and the request goes on unrepeatable.
+//! rule's limit; beyond it the recording is thrown away and the request goes on unrepeatable. A body that has
+//! not ended yet comes back from a failed attempt, so that what was recorded can be sent again and the rest
+//! after it.
 
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, Method, Request, Uri, Version};
+use http::{HeaderMap, Method, Request, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use weft_connect::http::AbsoluteForm;
 use weft_net::body::{Body, BodyError};
 
 /// A request that may have to be sent again.
@@ -18,12 +23,20 @@ pub(crate) struct Spare {
     uri: Uri,
     version: Version,
     headers: HeaderMap,
+    absolute: Option<AbsoluteForm>,
     body: SpareBody,
 }
 
 enum SpareBody {
     Empty,
-    Recorded(Arc<Mutex<Tape>>),
+    Recorded(Arc<Recording>),
+}
+
+#[derive(Default)]
+struct Recording {
+    tape: Mutex<Tape>,
+    /// The recorder was dropped.
+    over: Notify,
 }
 
 #[derive(Default)]
@@ -33,12 +46,16 @@ struct Tape {
     bytes: usize,
     limit: usize,
     state: State,
+    /// What the attempt left of the body.
+    rest: Option<Body>,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
 enum State {
     #[default]
     Recording,
+    /// The attempt is over, and the body is not.
+    Interrupted,
     Complete,
     /// The body broke off or outgrew the limit.
     Lost,
@@ -57,14 +74,16 @@ impl Spare {
         let (body, spare) = if empty {
             (body, SpareBody::Empty)
         } else {
-            let tape = Arc::new(Mutex::new(Tape { limit, ..Tape::default() }));
-            (Body::boxed(Recorder { body, tape: tape.clone() }), SpareBody::Recorded(tape))
+            let tape = Mutex::new(Tape { limit, ..Tape::default() });
+            let recording = Arc::new(Recording { tape, over: Notify::new() });
+            (Body::boxed(Recorder { body, recording: recording.clone() }), SpareBody::Recorded(recording))
         };
         let spare = Self {
             method: parts.method.clone(),
             uri: parts.uri.clone(),
             version: parts.version,
             headers: parts.headers.clone(),
+            absolute: parts.extensions.get().copied(),
             body: spare,
         };
         (Request::from_parts(parts, body), Some(spare))
@@ -74,35 +93,84 @@ impl Spare {
     pub(crate) fn again(&self) -> Option<Request<Body>> {
         let body = match &self.body {
             SpareBody::Empty => Body::empty(),
-            SpareBody::Recorded(tape) => {
-                let tape = lock(tape);
-                if tape.state != State::Complete {
-                    return None;
+            SpareBody::Recorded(recording) => recording.lock().played(&[State::Complete])?,
+        };
+        Some(self.with(body))
+    }
+
+    /// The request once more after an attempt that certainly was not processed: what the attempt took of the
+    /// body, and then what it left. Waits until the attempt lets go of the body, until `deadline` and for a
+    /// second at most. To be asked once.
+    pub(crate) async fn again_from_start(&self, deadline: Option<Instant>) -> Option<Request<Body>> {
+        let SpareBody::Recorded(recording) = &self.body else { return self.again() };
+        let patience = Instant::now() + RETURN;
+        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
+        let over = async {
+            loop {
+                let notified = recording.over.notified();
+                if recording.lock().state != State::Recording {
+                    return;
                 }
-                Body::boxed(Played {
-                    frames: tape.frames.iter().cloned().collect(),
-                    trailers: tape.trailers.clone(),
-                })
+                notified.await;
             }
         };
+        tokio::time::timeout_at(until.into(), over).await.ok()?;
+        let body = recording.lock().played(&[State::Complete, State::Interrupted])?;
+        Some(self.with(body))
+    }
+
+    fn with(&self, body: Body) -> Request<Body> {
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.version_mut() = self.version;
         *request.headers_mut() = self.headers.clone();
-        *request.extensions_mut() = Extensions::new();
-        Some(request)
+        if let Some(absolute) = self.absolute {
+            request.extensions_mut().insert(absolute);
+        }
+        request
     }
 }
 
-fn lock(tape: &Mutex<Tape>) -> MutexGuard<'_, Tape> {
-    tape.lock().unwrap_or_else(PoisonError::into_inner)
+/// How long a failed attempt may take to let go of a request's body. It does so as soon as it learns of its
+/// failure, which another task may tell it.
+const RETURN: Duration = Duration::from_secs(1);
+
+impl Recording {
+    fn lock(&self) -> MutexGuard<'_, Tape> {
+        self.tape.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tape {
+    /// The body from its start, if it is in one of these states.
+    fn played(&mut self, states: &[State]) -> Option<Body> {
+        states.contains(&self.state).then(|| {
+            Body::boxed(Played {
+                frames: self.frames.iter().cloned().collect(),
+                trailers: self.trailers.clone(),
+                rest: self.rest.take(),
+            })
+        })
+    }
 }
 
 /// Passes a body on and records it.
 struct Recorder {
     body: Body,
-    tape: Arc<Mutex<Tape>>,
+    recording: Arc<Recording>,
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        let mut tape = self.recording.lock();
+        if tape.state == State::Recording {
+            tape.state = State::Interrupted;
+            tape.rest = Some(std::mem::replace(&mut self.body, Body::empty()));
+        }
+        drop(tape);
+        self.recording.over.notify_one();
+    }
 }
 
 impl http_body::Body for Recorder {
@@ -115,8 +183,14 @@ impl http_body::Body for Recorder {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         let ended = self.body.is_end_stream();
-        let mut tape = lock(&self.tape);
+        let recording = &self.recording;
+        let mut tape = recording.lock();
         match &frame {
+            // Nobody can ask for it any more.
+            Some(Ok(_)) if Arc::strong_count(recording) == 1 => {
+                tape.state = State::Lost;
+                tape.frames = Vec::new();
+            }
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     tape.bytes += data.len();
@@ -154,6 +228,7 @@ impl http_body::Body for Recorder {
 struct Played {
     frames: VecDeque<Bytes>,
     trailers: Option<HeaderMap>,
+    rest: Option<Body>,
 }
 
 impl http_body::Body for Played {
@@ -162,18 +237,31 @@ impl http_body::Body for Played {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let data = self.frames.pop_front().map(Frame::data);
-        Poll::Ready(data.or_else(|| self.trailers.take().map(Frame::trailers)).map(Ok))
+        if let Some(data) = self.frames.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if let Some(rest) = &mut self.rest {
+            return Pin::new(rest).poll_frame(cx);
+        }
+        Poll::Ready(self.trailers.take().map(Frame::trailers).map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.frames.is_empty() && self.trailers.is_none()
+        let rest_ended = self.rest.as_ref().is_none_or(Body::is_end_stream);
+        self.frames.is_empty() && self.trailers.is_none() && rest_ended
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.frames.iter().map(|f| f.len() as u64).sum())
+        let recorded: u64 = self.frames.iter().map(|f| f.len() as u64).sum();
+        let rest = self.rest.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
+        let mut hint = SizeHint::new();
+        hint.set_lower(recorded + rest.lower());
+        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(recorded)) {
+            hint.set_upper(upper);
+        }
+        hint
     }
 }
 
@@ -202,6 +290,53 @@ mod tests {
             None => None,
         };
         assert_eq!(again.as_deref(), expected.map(str::as_bytes), "{body}");
+    }
+
+    /// A body that comes in parts.
+    struct Parts(tokio::sync::mpsc::Receiver<Bytes>);
+
+    impl http_body::Body for Parts {
+        type Data = Bytes;
+        type Error = BodyError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+            self.0.poll_recv(cx).map(|part| part.map(|part| Ok(Frame::data(part))))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_took_part_of_a_body_gives_all_of_it_back() {
+        let (sender, body) = tokio::sync::mpsc::channel(4);
+        for part in ["one", "two"] {
+            sender.send(Bytes::from(part)).await.unwrap();
+        }
+        let request = Request::post("/").body(Body::boxed(Parts(body))).unwrap();
+        let (sent, spare) = Spare::keep(request, 100);
+        let mut body = sent.into_body();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
+        drop(body);
+        let again = spare.unwrap().again_from_start(None).await.unwrap();
+        // And once more, in the middle of what is repeated.
+        let (sent, spare) = Spare::keep(again, 100);
+        drop(sent);
+        let again = spare.unwrap().again_from_start(None).await.unwrap();
+        let end = async {
+            sender.send(Bytes::from("three")).await.unwrap();
+            drop(sender);
+        };
+        let (all, ()) = tokio::join!(again.into_body().collect(), end);
+        assert_eq!(all.unwrap().to_bytes(), "onetwothree");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_is_not_given_back_is_not_waited_for_long() {
+        let (_sender, body) = tokio::sync::mpsc::channel(4);
+        let (sent, spare) = Spare::keep(Request::post("/").body(Body::boxed(Parts(body))).unwrap(), 100);
+        assert!(spare.unwrap().again_from_start(None).await.is_none());
+        drop(sent);
     }
 
     #[tokio::test]

@@ -19,14 +19,14 @@ use weft_net::web::{self, Fetched};
 use weft_proxy::settings::{Inputs, Settings, Values};
 use weft_proxy::{Proxy, World};
 
-/// Short limits, for tests in real time.
+/// Short limits, for tests in real time; yet not so short that a machine busy with other tests reaches them.
 const SHORT: &[(&str, &str)] = &[
     ("OUTBOUND_LISTEN_ADDR", "127.0.0.1:0"),
     ("INBOUND_LISTEN_ADDR", "127.0.0.1:0"),
     ("ADMIN_LISTEN_ADDR", "127.0.0.1:0"),
     ("DESTINATION_CONTEXT", "ns:default"),
     ("POLICY_WORKLOAD", "default:test"),
-    ("DISCOVERY_TIMEOUT", "200ms"),
+    ("DISCOVERY_TIMEOUT", "2s"),
     ("CONTROL_EXP_BACKOFF_MIN", "5ms"),
     ("CONTROL_EXP_BACKOFF_MAX", "40ms"),
     ("CONTROL_KEEP_ALIVE_INTERVAL", "100ms"),
@@ -35,7 +35,7 @@ const SHORT: &[(&str, &str)] = &[
     ("OUTBOUND_CONNECT_EXP_BACKOFF_MAX", "40ms"),
     ("OUTBOUND_CONNECT_TIMEOUT", "5s"),
     ("INBOUND_CONNECT_TIMEOUT", "5s"),
-    ("OUTBOUND_HTTP_FAILFAST_TIMEOUT", "200ms"),
+    ("OUTBOUND_HTTP_FAILFAST_TIMEOUT", "1s"),
 ];
 
 /// The identity of a workload.

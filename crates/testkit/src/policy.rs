@@ -55,7 +55,7 @@ pub fn backend(name: &str, queue: Queue, dispatch: Dispatch) -> RouteBackend {
 
 /// A backend that balances over a name and is otherwise as usual, except that tests wait less long.
 pub fn to(name: &str) -> Distribution {
-    let queue = Queue { capacity: 100, failfast: Duration::from_millis(200) };
+    let queue = Queue { capacity: 100, failfast: Duration::from_secs(1) };
     Distribution::FirstAvailable(vec![balanced(name, queue, LoadParams::default())])
 }
 

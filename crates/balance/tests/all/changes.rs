@@ -110,3 +110,14 @@ async fn dropping_the_backend_drops_its_endpoints() {
     drop(clone);
     assert_eq!(dropped.lock().unwrap().len(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_some_did_not_process_goes_to_another() {
+    let world = World::new(Params::default(), Start::Ready);
+    world.backend.apply(Change::Add(infos([1, 2, 3])));
+    for draw in 0..50 {
+        let other = world.backend.pick_other(now(), draw << 58, &[addr(1), addr(3)]);
+        assert_eq!(other.unwrap().info().addr, addr(2));
+    }
+    assert!(world.backend.pick_other(now(), 0, &[addr(1), addr(2), addr(3)]).is_none());
+}

@@ -157,8 +157,15 @@ async fn a_connection_that_breaks_loses_its_streams_and_is_made_again() {
     });
     let world = World::ready(context(&net), info(ProtocolHint::Http2)).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let error = world.endpoint.send(get(Version::HTTP_2)).await.unwrap_err();
+    let mut post = get(Version::HTTP_2);
+    *post.method_mut() = http::Method::POST;
+    let endpoint = world.endpoint.clone();
+    let idempotent = tokio::spawn(async move { endpoint.send(get(Version::HTTP_2)).await.unwrap_err() });
+    let error = world.endpoint.send(post).await.unwrap_err();
     assert_eq!((error.code(), error.unprocessed), (Code::ConnectionLost, false));
+    let error = idempotent.await.unwrap();
+    assert_eq!((error.code(), error.unprocessed), (Code::ConnectionLost, true));
+    assert_eq!(error.request.unwrap().uri().path(), "/path");
     let picked = world.backend.ready(None).await.unwrap();
     assert_eq!(net.connects(), 2, "made again by itself, at once");
     assert_eq!(text(picked.endpoint().send(get(Version::HTTP_2)).await.unwrap()).await, "#1");

@@ -1,5 +1,6 @@
 //! Stories of the whole mesh: real proxies and a fake control plane in one process, on loopback sockets.
 
+mod churn;
 mod control;
 mod drain;
 mod exchange;
@@ -11,4 +12,5 @@ mod profiles;
 mod reasons;
 mod tcp;
 mod traffic;
+mod unnoticed;
 mod world;
