@@ -8,7 +8,7 @@ use crate::cache::{Cache, CacheFull, CacheLimits, Handle};
 use crate::compile::Compiler;
 use crate::lookup::{Discover, Live};
 use crate::plan::Plan;
-use crate::stream::Latest;
+use crate::stream::{Latest, Log};
 use arc_swap::ArcSwapOption;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
@@ -64,6 +64,21 @@ pub struct Destination {
     state: Arc<State>,
     since: Instant,
     task: AbortHandle,
+    asked: Asked,
+}
+
+/// What was asked for a destination, and of whom; read only when no answer came in time.
+struct Asked {
+    lookup: Discover,
+    calls: Vec<Log>,
+}
+
+impl Asked {
+    /// The last error of a call that has no answer yet, or why nobody can be asked at present.
+    fn last_error(&self) -> Option<String> {
+        let failed = self.calls.iter().find_map(Log::unanswered);
+        failed.map(|status| status.to_string()).or_else(|| self.lookup.trouble())
+    }
 }
 
 #[derive(Default)]
@@ -90,7 +105,7 @@ pub enum NoPlan {
     /// The control plane has not answered in time; the lookup goes on, so trying later is sensible.
     #[error("no answer in time")]
     TimedOut {
-        /// How the last call failed, if one did.
+        /// How the last call failed, or why none could be made; `None` where the control plane just says nothing.
         last_error: Option<String>,
     },
     /// The control plane refused for good.
@@ -168,6 +183,11 @@ impl Destinations {
         let shared = Arc::downgrade(&self.shared);
         let (profile, policy) = (self.shared.lookup.profile(addr), self.shared.lookup.outbound_policy(addr));
         let state = Arc::new(State::default());
+        let logs = [profile.as_ref().ok().map(logged), policy.as_ref().ok().map(logged)];
+        let asked = Asked {
+            lookup: self.shared.lookup.clone(),
+            calls: logs.into_iter().flatten().flatten().collect(),
+        };
         let (addr, kept) = (addr.clone(), state.clone());
         let task = self.shared.runtime.spawn(async move {
             let (mut profile, mut policy) = match (profile, policy) {
@@ -190,7 +210,7 @@ impl Destinations {
                 }
             }
         });
-        Destination { state, since: Instant::now(), task: task.abort_handle() }
+        Destination { state, since: Instant::now(), task: task.abort_handle(), asked }
     }
 
     fn spawn_inbound(&self, port: &Port) -> Destination {
@@ -217,8 +237,14 @@ impl Destinations {
                 }
             }
         });
-        Destination { state, since: Instant::now(), task: task.abort_handle() }
+        let asked = Asked { lookup: self.shared.lookup.clone(), calls: Vec::new() };
+        Destination { state, since: Instant::now(), task: task.abort_handle(), asked }
     }
+}
+
+/// How a lookup is doing, without keeping it alive.
+fn logged<T: Send + Sync + 'static>(live: &Option<Live<Addr, T>>) -> Option<Log> {
+    live.as_ref().map(Live::log)
 }
 
 /// How long a port's policy is watched.
@@ -278,6 +304,7 @@ impl Held {
     pub async fn plan(&self, within: Duration) -> Result<Arc<Plan>, NoPlan> {
         let destination = self.destination();
         let mut changes = destination.state.changes.subscribe();
+        let timed_out = || NoPlan::TimedOut { last_error: destination.asked.last_error() };
         let decided = async {
             loop {
                 if let Some(plan) = destination.plan() {
@@ -287,14 +314,12 @@ impl Held {
                     return Err(NoPlan::Refused { message: message.clone() });
                 }
                 if changes.changed().await.is_err() {
-                    return Err(NoPlan::TimedOut { last_error: None });
+                    return Err(timed_out());
                 }
             }
         };
         let until = destination.since + within;
-        tokio::time::timeout_at(until.into(), decided)
-            .await
-            .unwrap_or(Err(NoPlan::TimedOut { last_error: None }))
+        tokio::time::timeout_at(until.into(), decided).await.unwrap_or_else(|_| Err(timed_out()))
     }
 
     /// Hears of every new plan.

@@ -9,7 +9,7 @@ use crate::endpoints::{Endpoints, Known, Listener, Subscription};
 use crate::error::DiscoverError;
 use crate::settings::Settings;
 use crate::source::{FINAL, FINAL_OUTBOUND, Source};
-use crate::stream::{Latest, Progress, Rules, Watch};
+use crate::stream::{Latest, Log, Progress, Rules, Watch};
 use std::fmt;
 use std::hash::Hash;
 use std::num::NonZeroU16;
@@ -128,6 +128,11 @@ impl Discover {
             }
         }
         discover
+    }
+
+    /// Why nobody can be asked at present, if that is so.
+    pub fn trouble(&self) -> Option<String> {
+        self.inner.source.trouble()
     }
 
     /// What it goes by.
@@ -253,6 +258,11 @@ impl<K: Clone + Eq + Hash, T: Send + Sync + 'static> Live<K, T> {
     /// What is known now.
     pub fn latest(&self) -> Latest<T> {
         self.watch.latest()
+    }
+
+    /// How the lookup is doing, for who must not keep it alive.
+    pub(crate) fn log(&self) -> Log {
+        self.watch.log()
     }
 
     /// Waits for news since the last call and gives it; `None` when there will never be any more.

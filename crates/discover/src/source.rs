@@ -3,6 +3,7 @@
 //! `lookup.rs` opens its streams here. This file knows which method answers what, which codes of it
 //! are final (data-plane facts, section 2.1), and what the proxy says about itself. It never retries.
 
+use crate::channel::Replicas;
 use crate::stream::{Answers, Opening};
 use futures_util::StreamExt;
 use std::num::NonZeroU16;
@@ -37,6 +38,11 @@ pub trait Source: Send + Sync + 'static {
 
     /// The policy of a port of our own.
     fn inbound_policy(&self, port: NonZeroU16) -> Opening<InboundPolicy>;
+
+    /// Why nobody can be asked at present, if that is known: calls wait then, and have no error of their own.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The destination and the policy controller.
@@ -45,6 +51,7 @@ pub struct Controllers {
     policy: PolicyClient,
     context: Arc<str>,
     workload: Arc<str>,
+    replicas: Box<[Replicas]>,
 }
 
 impl Controllers {
@@ -56,7 +63,14 @@ impl Controllers {
             policy: PolicyClient::new(policy),
             context: context.into(),
             workload: workload.into(),
+            replicas: Box::new([]),
         }
+    }
+
+    /// Tells of these replicas' troubles while none of a controller is connected.
+    #[must_use]
+    pub fn telling_of(self, replicas: impl IntoIterator<Item = Replicas>) -> Self {
+        Self { replicas: replicas.into_iter().collect(), ..self }
     }
 
     fn destination_query(&self, path: String) -> DestinationQuery {
@@ -98,6 +112,10 @@ impl Source for Controllers {
         let query = PortQuery { workload: self.workload.to_string(), port };
         let about = format!("port {port}");
         Box::pin(async move { client.inbound(&query).await.map(|updates| answers(updates, about)) })
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.replicas.iter().find_map(Replicas::trouble)
     }
 }
 

@@ -206,6 +206,11 @@ impl<T> Watch<T> {
     pub fn progress(&self) -> Progress {
         self.progress.lock().clone()
     }
+
+    /// How the daemon is doing, for who must not keep it alive.
+    pub(crate) fn log(&self) -> Log {
+        self.progress.clone()
+    }
 }
 
 /// The progress that the daemon writes and others read.
@@ -228,6 +233,12 @@ impl Default for Log {
 impl Log {
     fn lock(&self) -> MutexGuard<'_, Progress> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the last call failed, if none was ever answered.
+    pub(crate) fn unanswered(&self) -> Option<Status> {
+        let progress = self.lock();
+        progress.last_error.clone().filter(|_| progress.answers == 0)
     }
 
     fn enter(&self, phase: Phase) {

@@ -21,7 +21,9 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use weft_connect::{Context, Loopback, PoolLimits, ReadyWhen, Tcp};
 use weft_discover::certify::Issuer;
-use weft_discover::channel::{self, ChannelSettings, ClientCertificate, Controller as Which, Security};
+use weft_discover::channel::{
+    self, ChannelSettings, ClientCertificate, Controller as Which, Replicas, Security,
+};
 use weft_discover::compile::{Compiler, Feed};
 use weft_discover::destination::{Destinations, Held, Keep, Port};
 use weft_discover::lookup::Discover;
@@ -119,12 +121,11 @@ pub async fn start(world: World) -> Result<Proxy, StartError> {
     let accept_metrics = AcceptMetrics::new(&registry);
 
     let link = |which, controller| opener(&settings, (which, controller), &store, &registry, &control);
-    let source = Controllers::new(
-        link(Which::Destination, &settings.control.destination)?(),
-        link(Which::Policy, &settings.control.policy)?(),
-        &settings.discovery.context_token,
-        &settings.discovery.policy_workload,
-    );
+    let (destination, its_replicas) = link(Which::Destination, &settings.control.destination)?();
+    let (policy, policys_replicas) = link(Which::Policy, &settings.control.policy)?();
+    let (context, workload) = (&settings.discovery.context_token, &settings.discovery.policy_workload);
+    let source =
+        Controllers::new(destination, policy, context, workload).telling_of([its_replicas, policys_replicas]);
     let discover = Discover::new(discover_settings(&settings), Arc::new(source), &control);
     let own = listeners.addresses()?;
     let destinations = destinations(&settings, &store, &registry, (&own, discover), &data);
@@ -284,7 +285,7 @@ fn store(settings: &Settings) -> Result<Store, StartError> {
 }
 
 /// Opens channels to one controller.
-type Opener = Box<dyn Fn() -> Channel + Send + Sync>;
+type Opener = Box<dyn Fn() -> (Channel, Replicas) + Send + Sync>;
 
 /// Prepares the channel to a controller. Each call of what it returns opens a new one.
 fn opener(
@@ -318,7 +319,7 @@ fn opener(
     let (resolver, metrics) = (Resolver::system(bounds), channel::Metrics::new(registry, which));
     let control = control.clone();
     Ok(Box::new(move || {
-        channel::open(&link, security.clone(), resolver.with_own_counts(), &metrics, &control).0
+        channel::open(&link, security.clone(), resolver.with_own_counts(), &metrics, &control)
     }))
 }
 
@@ -336,7 +337,7 @@ fn renewal(
         IdentitySource::JoinFile(path) => Credential::JoinFile(path.clone()),
         IdentitySource::Files { token, .. } => Credential::TokenFile(token.clone()),
     };
-    Renewal::new(store.clone(), Arc::new(Issuer::new(open)), credential, limits)
+    Renewal::new(store.clone(), Arc::new(Issuer::new(move || open().0)), credential, limits)
         .map_err(|e| StartError::Identity(e.to_string()))
 }
 

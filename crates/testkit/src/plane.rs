@@ -30,6 +30,9 @@ use weft_wire::services::{
 /// That there is no such thing.
 pub const NOT_FOUND: Code = Code::NotFound;
 
+/// The code of what may pass by itself.
+pub const UNAVAILABLE: Code = Code::Unavailable;
+
 /// What the control plane says when it is asked.
 #[derive(Clone, Debug)]
 pub enum Said<T> {

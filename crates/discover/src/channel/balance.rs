@@ -76,6 +76,16 @@ impl Replicas {
     pub fn snapshot(&self) -> Snapshot {
         self.backend.snapshot()
     }
+
+    /// Why no replica is connected, while none is.
+    pub fn trouble(&self) -> Option<String> {
+        let snapshot = self.snapshot();
+        match (snapshot.ready, snapshot.known, snapshot.last_failure) {
+            (0, _, Some((addr, failure))) => Some(format!("{addr}: {failure}")),
+            (0, 0, None) => Some("the control plane's name is not resolved yet".into()),
+            _ => None,
+        }
+    }
 }
 
 /// Sends calls to replicas. Ready when one is.

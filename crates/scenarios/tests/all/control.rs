@@ -26,6 +26,27 @@ async fn a_silent_control_plane_costs_a_bounded_wait_and_the_lookup_goes_on() {
 }
 
 #[tokio::test]
+async fn what_the_control_plane_last_failed_with_is_told_with_the_timeout() {
+    let mesh = Mesh::new();
+    mesh.facts.profile(WEB, Said::Refused(weft_testkit::plane::UNAVAILABLE));
+    mesh.facts.outbound(WEB, Said::Silence);
+    let proxy = proxy_to(&mesh, "client", &[]).await;
+    let answer = get(proxy.upstream(), "/").await;
+    let reason = answer.header("weft-reason");
+    assert!(reason.contains("discovery-timeout") && reason.contains("UNAVAILABLE"), "{reason}");
+}
+
+#[tokio::test]
+async fn why_the_control_plane_cannot_be_reached_is_told_with_the_timeout() {
+    let mut mesh = Mesh::new();
+    let proxy = proxy_to(&mesh, "client", &[("DISCOVERY_TIMEOUT", "2s")]).await;
+    mesh.kill_plane().await;
+    let answer = get(proxy.upstream(), "/").await;
+    let reason = answer.header("weft-reason");
+    assert!(reason.contains("discovery-timeout") && reason.contains("refused"), "{reason}");
+}
+
+#[tokio::test]
 async fn a_dead_control_plane_leaves_its_last_answer_in_force_and_is_heard_again() {
     let (a, b) = (Application::saying("a").await, Application::saying("b").await);
     let (mut mesh, proxy) = plain(&[&a], &[]).await;
