@@ -6,10 +6,11 @@
 use crate::certificate::Certificate;
 use crate::verify::Refusal;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{AlertDescription, ClientConfig, ServerConfig};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsAcceptor, TlsConnector, TlsStream};
 use weft_model::identity::Id;
 use weft_model::name::DnsName;
@@ -69,6 +70,9 @@ pub enum TlsError {
     /// unless the alert says that it refuses our certificate.
     #[error("the TLS handshake failed: {0}")]
     Handshake(String),
+    /// The server owns no certificate for the name that we asked for: somebody else has that address.
+    #[error("the server says that the name asked for is not its own")]
+    NotOwned,
     /// The client asked for a name that is not ours.
     #[error("the TLS client asked for {}", .0.as_deref().map_or("no name".into(), |name| format!("`{name}`, which is not ours")))]
     UnknownName(Option<String>),
@@ -82,7 +86,9 @@ impl TlsError {
     pub fn code(&self) -> Code {
         match self {
             TlsError::Refused(Refusal::Untrusted(_)) => Code::TlsUntrusted,
-            TlsError::Refused(Refusal::WrongIdentity { .. } | Refusal::Nameless) => Code::TlsWrongIdentity,
+            TlsError::Refused(Refusal::WrongIdentity { .. } | Refusal::Nameless) | TlsError::NotOwned => {
+                Code::TlsWrongIdentity
+            }
             TlsError::Refused(Refusal::Expired { .. } | Refusal::NotYetValid { .. }) => Code::TlsExpired,
             TlsError::Refused(Refusal::Malformed(_))
             | TlsError::NotReady
@@ -97,6 +103,10 @@ impl TlsError {
 impl From<io::Error> for TlsError {
     fn from(error: io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            // What rustls' own servers say who find no certificate for the name is the second.
+            Some(rustls::Error::AlertReceived(
+                AlertDescription::UnrecognisedName | AlertDescription::AccessDenied,
+            )) => TlsError::NotOwned,
             Some(tls) => match Refusal::of(tls) {
                 Some(refusal) => TlsError::Refused(refusal),
                 None => TlsError::Handshake(tls.to_string().chars().take(300).collect()),
@@ -130,6 +140,16 @@ pub(crate) async fn finish(
     server_name: DnsName,
 ) -> Result<Accepted, TlsError> {
     accepted(start.into_stream(config).await?.into(), server_name)
+}
+
+/// Tells a client that asked for a name which is not ours that it is not (RFC 6066 §3), and closes the connection.
+/// Dropping the future closes it without a word.
+pub async fn disown(mut stream: Stream) {
+    /// A fatal `unrecognized_name` in a record of its own: TLS 1.2's number is what is sent before an agreement.
+    const ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+    // Who has gone meanwhile need not be told.
+    let _ = stream.write_all(&ALERT).await;
+    let _ = stream.shutdown().await;
 }
 
 fn accepted(session: TlsStream<Stream>, server_name: DnsName) -> Result<Accepted, TlsError> {

@@ -24,7 +24,7 @@ use weft_model::identity::{Id, TlsTarget};
 use weft_model::name::DnsName;
 use weft_net::stream::Stream;
 
-pub use crate::handshake::{Accept, Accepted, Connected, TlsError};
+pub use crate::handshake::{Accept, Accepted, Connected, TlsError, disown};
 
 /// Certificates in a chain of ours; longer ones would not fit foreign peers' limits either.
 pub const MAX_CHAIN: usize = 8;
@@ -229,7 +229,9 @@ pub async fn accept_any(stores: &[Store], stream: Stream, accept: Accept) -> Res
         let asked = hello.server_name();
         let named = |store: &&Store| asked.is_some_and(|asked| store.shared.name.is_asked_for(asked));
         let Some(store) = stores.iter().find(named) else {
-            return Err(TlsError::UnknownName(asked.map(str::to_owned)));
+            let asked = asked.map(str::to_owned);
+            handshake::disown(start.io).await;
+            return Err(TlsError::UnknownName(asked));
         };
         let config = store.server(accept.alpn)?;
         handshake::finish(start, config, store.shared.name.server_name.clone()).await

@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use weft_discover::destination::{Held, NoPlan};
 use weft_discover::plan::Protocol;
-use weft_identity::store::{Accept, Accepted};
+use weft_identity::store::{Accept, Accepted, disown};
 use weft_model::destination::Windows;
 use weft_model::identity::{NoTls, Peer};
 use weft_model::reason::{Code, Hop, Phase, Reason};
@@ -185,6 +185,11 @@ async fn transport_header(shared: &Shared, incoming: Incoming) -> Result<(Header
     match &found {
         Look::Tls(sni) if is_own_name(shared, sni.as_deref()) => {}
         Look::Silent => return Err(Reason::new(Code::DetectTimeout, Hop::Inbound, Phase::Accept)),
+        Look::Tls(_) => {
+            // Without this its client could not tell a wrong address from a broken proxy.
+            disown(stream).await;
+            return Err(refuse("TLS for a name that is not this proxy's"));
+        }
         _ => return Err(refuse("not mesh TLS for this proxy")),
     }
     const ALPN: &[&[u8]] = &[header::ALPN];

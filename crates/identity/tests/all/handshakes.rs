@@ -244,7 +244,23 @@ async fn only_the_own_server_name_is_terminated() {
     to.server_name = "elsewhere.example".parse().unwrap();
     let (connected, accepted) = shake(&client, &server, &to, (PLAIN, &[])).await;
     assert_eq!(accepted.unwrap_err().code(), Code::TlsFailed);
-    assert!(connected.is_err());
+    assert_eq!(connected.unwrap_err().code(), Code::TlsWrongIdentity, "it is not who was asked for");
+}
+
+#[tokio::test]
+async fn who_owns_no_name_that_is_asked_for_says_so() {
+    let clock = Clock::new();
+    let ca = authority(&clock);
+    let client = store("client.ns", &ca, &clock);
+    let names = [store("destination.l5d", &ca, &clock)];
+    let (near, far) = tokio::io::duplex(16 << 10);
+    let to = target(&store("elsewhere.ns", &ca, &clock));
+    let (connected, accepted) = tokio::join!(
+        client.connect(Stream::memory(near), &to, &[]),
+        accept_any(&names, Stream::memory(far), PLAIN)
+    );
+    assert!(matches!(accepted.unwrap_err(), TlsError::UnknownName(Some(_))));
+    assert_eq!(connected.unwrap_err().code(), Code::TlsWrongIdentity);
 }
 
 #[tokio::test]

@@ -1,11 +1,12 @@
 //! What clients are told when the mesh itself answers.
 
-use crate::world::{Pair, WEB, plain, tell};
+use crate::world::{Pair, WEB, plain, proxy_of, proxy_to, tell};
 use http::Response;
 use weft_model::destination::EndpointInfo;
 use weft_net::body::Body;
 use weft_testkit::application::Application;
 use weft_testkit::client::{Raw, get};
+use weft_testkit::mesh::Mesh;
 use weft_testkit::plane::Said;
 use weft_testkit::until;
 
@@ -59,6 +60,19 @@ async fn strangers_are_told_the_code_without_evidence() {
     let stranger = get(pair.server.bind(), "/").await.header("weft-reason").to_owned();
     let peer = get(pair.client.upstream(), "/").await.header("weft-reason").to_owned();
     assert!(stranger.len() < peer.len(), "stranger: {stranger}; peer: {peer}");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_somebody_else_is_told_as_such() {
+    let app = Application::saying("x").await;
+    let mesh = Mesh::new();
+    let server = proxy_of(&mesh, "web", &app, &[]).await;
+    mesh.facts.endpoints(WEB, Said::Told(vec![server.meshed("books")]));
+    let client = proxy_to(&mesh, "client", &[]).await;
+    let answer = get(client.upstream(), "/").await;
+    let reason = answer.header("weft-reason");
+    assert!(reason.contains("tls-wrong-identity"), "{reason}");
+    assert!(app.seen().is_empty());
 }
 
 #[tokio::test]
