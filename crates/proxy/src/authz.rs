@@ -67,7 +67,7 @@ impl Authz {
         rule: &Rule,
         by: &Authorization,
     ) -> Arc<Exchange> {
-        let exchange = asked.last.inc(rule, by, || {
+        let exchange = asked.last.inc([&plan.parent, &rule.route, &by.meta], || {
             let mut labels = server(asked.target, plan);
             reference(&mut labels, "route", &rule.route);
             reference(&mut labels, "authz", &by.meta);
@@ -110,29 +110,24 @@ impl Authz {
 #[derive(Default)]
 pub(crate) struct LastAllowed(Mutex<Option<Last>>);
 
-/// Which rule and authorization the series are for, by their places in memory.
+/// Which server, route and authorization the series are for. Comparing costs little where they are the very same
+/// ones; by their places in memory alone they could not be told from what a later plan has put there.
 struct Last {
-    key: (usize, usize),
+    key: [Meta; 3],
     admitted: Counter,
     exchange: Arc<Exchange>,
 }
 
 impl LastAllowed {
-    fn inc(
-        &self,
-        rule: &Rule,
-        by: &Authorization,
-        resolve: impl FnOnce() -> (Counter, Arc<Exchange>),
-    ) -> Arc<Exchange> {
-        let key = (std::ptr::from_ref(rule) as usize, std::ptr::from_ref(by) as usize);
+    fn inc(&self, key: [&Meta; 3], resolve: impl FnOnce() -> (Counter, Arc<Exchange>)) -> Arc<Exchange> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(last) = last.as_ref().filter(|last| last.key == key) {
+        if let Some(last) = last.as_ref().filter(|last| last.key.each_ref() == key) {
             last.admitted.inc();
             return last.exchange.clone();
         }
         let (admitted, exchange) = resolve();
         admitted.inc();
-        *last = Some(Last { key, admitted, exchange: exchange.clone() });
+        *last = Some(Last { key: key.map(Meta::clone), admitted, exchange: exchange.clone() });
         exchange
     }
 }
@@ -176,5 +171,30 @@ pub(crate) fn tls(labels: &mut Pairs, peer: &Peer) {
             push("tls", "no_identity".into());
             push("no_tls_reason", why.as_str().into());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn what_is_counted_follows_what_things_are_called_and_not_where_they_lie() {
+        let registry = Registry::new();
+        let (family, metrics) = (registry.counters("x_total", "x"), Metrics::new(&registry, Hop::Inbound));
+        let (last, resolved) = (LastAllowed::default(), Cell::new(0));
+        let count = |names: [&str; 3]| {
+            let [server, route, authz] = names.map(Meta::default_named);
+            last.inc([&server, &route, &authz], || {
+                resolved.set(resolved.get() + 1);
+                let labels: Pairs = names.iter().map(|n| (format!("l{n}"), (*n).to_owned())).collect();
+                (family.series(&labels[..]), Arc::new(metrics.endpoint(labels)))
+            });
+            resolved.get()
+        };
+        // Each of these may lie where the one before lay.
+        assert_eq!([count(["s", "r", "a"]), count(["s", "r", "a"])], [1, 1]);
+        assert_eq!([count(["s", "r", "b"]), count(["s", "q", "b"]), count(["t", "q", "b"])], [2, 3, 4]);
     }
 }
