@@ -60,6 +60,11 @@ impl Checked {
     pub fn id(&self) -> &Id {
         &self.id
     }
+
+    /// Its public key, an uncompressed point.
+    pub(crate) fn point(&self) -> &[u8] {
+        &self.point
+    }
 }
 
 impl rcgen::PublicKeyData for Checked {

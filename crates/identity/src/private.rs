@@ -1,6 +1,6 @@
 //! Files that hold secrets: read only when nobody else may read them, written whole or not at all.
 //!
-//! Used by `authority`, `token`, `spent` and `join`. A file appears under its name only once its bytes are on
+//! Used by `authority`, `token`, `spent`, `join` and `keys`. A file appears under its name only once its bytes are on
 //! the disk, and one that must never be overwritten is not, also when two processes start at the same time.
 //! Everything here blocks on the disk.
 
@@ -78,9 +78,15 @@ pub(crate) enum Created {
     AlreadyThere,
 }
 
-/// Reads a text file whose readers are limited. The permissions are those of the file that is read, also when
-/// its name changes meanwhile.
+/// Reads a text file whose readers are limited.
 pub(crate) fn read(path: &Path, readers: Readers) -> Result<String, FileError> {
+    let bytes = read_bytes(path, readers)?;
+    String::from_utf8(bytes).map_err(|_| FileError::content(path, "not UTF-8"))
+}
+
+/// Reads a file whose readers are limited. The permissions are those of the file that is read, also when its
+/// name changes meanwhile.
+pub(crate) fn read_bytes(path: &Path, readers: Readers) -> Result<Vec<u8>, FileError> {
     let file = File::open(path).map_err(FileError::io(path))?;
     let meta = file.metadata().map_err(FileError::io(path))?;
     if !meta.is_file() {
@@ -95,12 +101,12 @@ pub(crate) fn read(path: &Path, readers: Readers) -> Result<String, FileError> {
     if mode & forbidden != 0 {
         return Err(FileError::Exposed { path: path.to_owned(), mode });
     }
-    let mut text = String::new();
-    let read = file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(FileError::io(path))?;
+    let mut bytes = Vec::new();
+    let read = file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(FileError::io(path))?;
     if read as u64 > MAX_FILE {
         return Err(FileError::content(path, "larger than any file of this kind"));
     }
-    Ok(text)
+    Ok(bytes)
 }
 
 /// Writes a new file of mode 0600 unless one of that name exists; that one is never touched.

@@ -1,17 +1,17 @@
 //! Keeps a certificate fresh: asks for one at start, and for the next long before it ends.
 //!
 //! The proxy runs one [`Renewal`] against the control plane's Certify (`discover/certify.rs` implements
-//! [`Certify`]); the control plane runs one per own name against its own authority. The key is made here and
-//! never leaves the process. A failure never takes a certificate away: the one in force stays until a better
+//! [`Certify`]); the control plane runs one per own name against its own authority. The key never
+//! leaves the process. A failure never takes a certificate away: the one in force stays until a better
 //! one is there, even expired, because then the peers' refusals say what is wrong.
 
 use crate::authority::Authority;
 use crate::certificate::Validity;
 use crate::join::JoinFile;
+use crate::keys::Keys;
 use crate::private::FileError;
 use crate::store::{IdentityError, Store};
 use crate::token::{MAX_TOKEN, Token};
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
 use std::future::ready;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -192,24 +192,27 @@ pub struct Renewal {
     certify: Arc<dyn Certify>,
     credential: Credential,
     limits: Limits,
-    key: KeyPair,
-    csr: Vec<u8>,
+    keys: Keys,
     state: watch::Sender<State>,
 }
 
 impl Renewal {
-    /// Makes a key and a request for the store's identity. Nothing is asked for before [`Renewal::run`].
+    /// Prepares to renew the store's certificate, with keys of our own. Nothing is asked for before
+    /// [`Renewal::run`].
     pub fn new(
         store: Store,
         certify: Arc<dyn Certify>,
         credential: Credential,
         limits: Limits,
-    ) -> Result<(Self, watch::Receiver<State>), RenewError> {
-        let failed = |error: rcgen::Error| RenewError::Key(error.to_string());
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
-        let csr = request(store.local_id(), &key).map_err(failed)?;
+    ) -> (Self, watch::Receiver<State>) {
         let (state, watching) = watch::channel(State::default());
-        Ok((Self { store, certify, credential, limits, key, csr, state }, watching))
+        (Self { store, certify, credential, limits, keys: Keys::Own, state }, watching)
+    }
+
+    /// The same with other keys.
+    #[must_use]
+    pub fn with_keys(self, keys: Keys) -> Self {
+        Self { keys, ..self }
     }
 
     /// Renews for ever. Dropping the future stops renewing and leaves the certificate in force.
@@ -250,7 +253,8 @@ impl Renewal {
     async fn attempt(&self, failures: u32) -> Result<Validity, RenewError> {
         let proof = self.proof(failures).await?;
         let identity = self.store.local_id().clone();
-        let request = CertifyRequest { identity, proof, csr: self.csr.clone() };
+        let pair = self.keys.next(&identity).map_err(|error| RenewError::Key(error.to_string()))?;
+        let request = CertifyRequest { identity, proof, csr: pair.csr.clone() };
         let limit = self.limits.attempt;
         let response =
             timeout(limit, self.certify.certify(request)).await.map_err(|_| RenewError::Timeout(limit))??;
@@ -259,7 +263,7 @@ impl Renewal {
         }
         let mut chain = vec![response.leaf];
         chain.extend(response.intermediates);
-        let validity = self.store.install(chain, self.key.serialize_der())?;
+        let validity = self.store.install(chain, pair.key.clone())?;
         Ok(Validity { not_after: validity.not_after.min(response.valid_until), ..validity })
     }
 
@@ -315,17 +319,6 @@ impl Certify for Authority {
             .map_err(|error| CertifyError::Refused(error.to_string()));
         Box::pin(ready(issued))
     }
-}
-
-/// A PKCS#10 request for one name.
-fn request(id: &Id, key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = vec![match id {
-        Id::Dns(name) => SanType::DnsName(name.as_str().try_into()?),
-        Id::Uri(uri) => SanType::URI(uri.as_ref().try_into()?),
-    }];
-    Ok(params.serialize_request(key)?.der().to_vec())
 }
 
 /// A token file's bytes as they are. Its permissions are its provider's business: an orchestrator mounts it.

@@ -29,6 +29,7 @@ use weft_discover::destination::{Destinations, Held, Keep, Port};
 use weft_discover::lookup::Discover;
 use weft_discover::source::Controllers;
 use weft_identity::anchors::Anchors;
+use weft_identity::keys::{Given, Keys};
 use weft_identity::renew::{Credential, Limits as RenewLimits, Renewal};
 use weft_identity::store::{LocalName, Store};
 use weft_model::address::Addr;
@@ -333,12 +334,17 @@ fn renewal(
         max_refresh: settings.identity.max_refresh,
         ..RenewLimits::default()
     };
-    let credential = match &settings.identity.source {
-        IdentitySource::JoinFile(path) => Credential::JoinFile(path.clone()),
-        IdentitySource::Files { token, .. } => Credential::TokenFile(token.clone()),
+    let (credential, keys) = match &settings.identity.source {
+        IdentitySource::JoinFile(path) => (Credential::JoinFile(path.clone()), Keys::Own),
+        IdentitySource::Files { dir, token } => {
+            let given =
+                Given::read(dir, store.local_id()).map_err(|e| StartError::Identity(e.to_string()))?;
+            (Credential::TokenFile(token.clone()), Keys::Given(given))
+        }
     };
-    Renewal::new(store.clone(), Arc::new(Issuer::new(move || open().0)), credential, limits)
-        .map_err(|e| StartError::Identity(e.to_string()))
+    let issuer = Arc::new(Issuer::new(move || open().0));
+    let (renewal, state) = Renewal::new(store.clone(), issuer, credential, limits);
+    Ok((renewal.with_keys(keys), state))
 }
 
 fn discover_settings(settings: &Settings) -> weft_discover::settings::Settings {

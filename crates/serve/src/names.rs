@@ -30,7 +30,7 @@ impl OwnNames {
             store.install(chain, key)?;
             let certify = authority.clone();
             let (renewal, _state) =
-                Renewal::new(store.clone(), certify, Credential::OwnAuthority, Limits::default())?;
+                Renewal::new(store.clone(), certify, Credential::OwnAuthority, Limits::default());
             renewals.push(renewal);
         }
         Ok(Self { stores, renewals })

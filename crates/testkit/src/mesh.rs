@@ -6,7 +6,9 @@ use crate::plane::{Facts, Manner, Plane};
 use crate::{PATIENCE, until};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -79,6 +81,21 @@ impl Mesh {
         Self { facts, at: plane.at, plane: Some(plane), anchors, scratch }
     }
 
+    /// A directory with the key and the signing request of a workload, as an orchestrator would make it.
+    fn keys(&self, name: &str) -> String {
+        let directory = self.scratch.0.join("keys").join(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let mut params = rcgen::CertificateParams::new(vec![identity(name)]).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        let csr = params.serialize_request(&key).unwrap();
+        std::fs::write(directory.join("csr.der"), csr.der()).unwrap();
+        let mut file = std::fs::OpenOptions::new();
+        file.write(true).create(true).truncate(true).mode(0o600);
+        file.open(directory.join("key.p8")).unwrap().write_all(&key.serialize_der()).unwrap();
+        directory.display().to_string()
+    }
+
     /// Kills the control plane.
     pub async fn kill_plane(&mut self) {
         if let Some(plane) = self.plane.take() {
@@ -104,13 +121,14 @@ impl Mesh {
         let (plane, scratch) = (self.at.to_string(), self.scratch.0.display().to_string());
         let identity = identity(name);
         let token = format!("{scratch}/token");
+        let keys = self.keys(name);
         let own = [
             ("DESTINATION_SVC_ADDR", plane.as_str()),
             ("POLICY_SVC_ADDR", &plane),
             ("IDENTITY_SVC_ADDR", &plane),
             ("IDENTITY_LOCAL_NAME", &identity),
             ("IDENTITY_TRUST_ANCHORS", &self.anchors),
-            ("IDENTITY_DIR", &scratch),
+            ("IDENTITY_DIR", &keys),
             ("IDENTITY_TOKEN_FILE", &token),
         ];
         let all = SHORT.iter().chain(&own).chain(settings);

@@ -38,7 +38,7 @@ async fn csr(scratch: &Scratch, id: &str) -> Vec<u8> {
     let store = stranger(&scratch.authority(), id);
     let catch = Arc::new(Catch::default());
     let (renewal, mut state) =
-        Renewal::new(store, catch.clone(), Credential::OwnAuthority, renew::Limits::default()).unwrap();
+        Renewal::new(store, catch.clone(), Credential::OwnAuthority, renew::Limits::default());
     let running = tokio::spawn(renewal.run());
     state.wait_for(|s| s.failed > 0).await.unwrap();
     running.abort();

@@ -70,7 +70,7 @@ async fn nobody_is_asked_but_the_issuer_before_the_first_certificate_and_then_by
     let issuer =
         Arc::new(Issuer::new(move || open(at, security(&sender, PLANE, ClientCertificate::IfAny)).0));
     let credential = Credential::TokenFile(token);
-    let (renewal, _) = Renewal::new(proxy.clone(), issuer, credential, Limits::default()).unwrap();
+    let (renewal, _) = Renewal::new(proxy.clone(), issuer, credential, Limits::default());
     let renewing = tokio::spawn(renewal.run());
     proxy.wait_ready().await;
     while live.first().await.is_err() {}

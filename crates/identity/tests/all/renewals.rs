@@ -1,13 +1,16 @@
 use crate::world::*;
+use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls::pki_types::UnixTime;
 use rustls::time_provider::TimeProvider;
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use weft_identity::authority::{Authority, Lifetimes};
 use weft_identity::join::JoinFile;
+use weft_identity::keys::{Given, Keys};
 use weft_identity::renew::{
     Certified, Certify, CertifyError, CertifyRequest, Credential, Limits, Proof, Renewal, State,
 };
@@ -111,6 +114,7 @@ struct Scripted {
     authority: Authority,
     script: Mutex<Script>,
     asked: Mutex<Vec<(Duration, String)>>,
+    csrs: Mutex<Vec<Vec<u8>>>,
     begun: Instant,
 }
 
@@ -120,7 +124,7 @@ impl Scripted {
         let lifetimes = Lifetimes { leaf, skew: Duration::ZERO };
         let authority = Authority::in_memory(lifetimes, Arc::new(Following(begun))).unwrap();
         let script = Mutex::new(script.into_iter().collect());
-        Arc::new(Self { authority, script, asked: Mutex::default(), begun })
+        Arc::new(Self { authority, script, asked: Mutex::default(), csrs: Mutex::default(), begun })
     }
 
     fn store(&self) -> Store {
@@ -147,6 +151,7 @@ impl Certify for Scripted {
             Proof::InProcess => "nothing".into(),
         };
         self.asked.lock().unwrap().push((self.begun.elapsed(), proof));
+        self.csrs.lock().unwrap().push(request.csr.clone());
         match self.script.lock().unwrap().pop_front() {
             Some(Err(CertifyError::Unreachable(why))) if why == "hang" => Box::pin(std::future::pending()),
             Some(Err(error)) => Box::pin(std::future::ready(Err(error))),
@@ -157,8 +162,7 @@ impl Certify for Scripted {
 
 fn start(scripted: &Arc<Scripted>, credential: Credential) -> (Store, watch::Receiver<State>) {
     let store = scripted.store();
-    let (renewal, state) =
-        Renewal::new(store.clone(), scripted.clone(), credential, Limits::default()).unwrap();
+    let (renewal, state) = Renewal::new(store.clone(), scripted.clone(), credential, Limits::default());
     tokio::spawn(renewal.run());
     (store, state)
 }
@@ -231,7 +235,7 @@ async fn an_unusable_answer_counts_as_a_failure() {
     let scripted = Scripted::new(HOUR, []);
     let foreign = Scripted::new(HOUR, []);
     let (renewal, mut state) =
-        Renewal::new(scripted.store(), foreign, Credential::OwnAuthority, Limits::default()).unwrap();
+        Renewal::new(scripted.store(), foreign, Credential::OwnAuthority, Limits::default());
     tokio::spawn(renewal.run());
     state.changed().await.unwrap();
     let error = state.borrow().last_error.clone().unwrap();
@@ -297,7 +301,7 @@ async fn a_machine_that_wakes_up_renews_within_a_minute() {
     let name = bare("web.default", &authority.anchors(), &Clock::new()).local_name().clone();
     let store = Store::with_clock(name, authority.anchors().as_ref().clone(), clock.clone());
     let (renewal, mut state) =
-        Renewal::new(store.clone(), authority, Credential::OwnAuthority, Limits::default()).unwrap();
+        Renewal::new(store.clone(), authority, Credential::OwnAuthority, Limits::default());
     tokio::spawn(renewal.run());
     store.wait_ready().await;
     state.mark_unchanged();
@@ -308,4 +312,62 @@ async fn a_machine_that_wakes_up_renews_within_a_minute() {
     state.changed().await.unwrap();
     assert!(woken.elapsed() <= seconds(60) && store.holds_valid());
     assert!(store.validity().unwrap().not_after > SystemTime::UNIX_EPOCH + seconds(START) + DAY * 3);
+}
+
+// ── the keys ────────────────────────────────────────────────────────────────────────────────────────────
+
+#[tokio::test(start_paused = true)]
+async fn each_certificate_has_a_key_of_its_own() {
+    let scripted = Scripted::new(HOUR, []);
+    let (_store, mut state) = start(&scripted, Credential::OwnAuthority);
+    state.wait_for(|state| state.issued == 3).await.unwrap();
+    let csrs = scripted.csrs.lock().unwrap();
+    assert!(csrs[0] != csrs[1] && csrs[1] != csrs[2] && csrs[0] != csrs[2]);
+}
+
+/// Writes a key and a request for `name` made with it.
+fn give(directory: &Path, name: &str) -> Vec<u8> {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.distinguished_name = DistinguishedName::new();
+    let csr = params.serialize_request(&key).unwrap().der().to_vec();
+    std::fs::create_dir_all(directory).unwrap();
+    std::fs::write(directory.join("csr.der"), &csr).unwrap();
+    std::fs::write(directory.join("key.p8"), key.serialize_der()).unwrap();
+    set_mode(&directory.join("key.p8"), 0o600);
+    csr
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_given_key_and_request_are_used_for_every_certificate() {
+    let scratch = Directory::new();
+    let csr = give(scratch.path(), "web.default");
+    let given = Given::read(scratch.path(), &id("web.default")).unwrap();
+    let scripted = Scripted::new(HOUR, []);
+    let (renewal, mut state) =
+        Renewal::new(scripted.store(), scripted.clone(), Credential::OwnAuthority, Limits::default());
+    let running = tokio::spawn(renewal.with_keys(Keys::Given(given)).run());
+    state.wait_for(|state| state.issued == 2).await.unwrap();
+    assert_eq!(*scripted.csrs.lock().unwrap(), [csr.clone(), csr]);
+    running.abort();
+}
+
+#[test]
+fn a_given_key_that_does_not_serve_is_named() {
+    let scratch = Directory::new();
+    let at = |name: &str| scratch.path().join(name);
+    let refusal = || Given::read(&at("a"), &id("web.default")).err().unwrap().to_string();
+    assert!(refusal().contains("key.p8"), "{}", refusal());
+    give(&at("a"), "web.default");
+    assert!(Given::read(&at("a"), &id("other.default")).is_err(), "the request is for somebody else");
+    set_mode(&at("a/key.p8"), 0o644);
+    assert!(refusal().contains("lets others read"), "{}", refusal());
+    give(&at("b"), "web.default");
+    std::fs::copy(at("b/key.p8"), at("a/key.p8")).unwrap();
+    set_mode(&at("a/key.p8"), 0o600);
+    assert!(refusal().contains("another key"), "{}", refusal());
+    std::fs::write(at("a/key.p8"), "nonsense").unwrap();
+    assert!(refusal().contains("not a PKCS#8 key"), "{}", refusal());
+    std::fs::remove_file(at("b/csr.der")).unwrap();
+    assert!(Given::read(&at("b"), &id("web.default")).err().unwrap().is_missing());
 }

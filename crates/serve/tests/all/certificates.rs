@@ -28,7 +28,7 @@ async fn csr(world: &World, id: &str) -> Vec<u8> {
     let store = Store::new(local_name(id), (*world.authority.anchors()).clone());
     let catch = Arc::new(Catch::default());
     let (renewal, mut state) =
-        Renewal::new(store, catch.clone(), Credential::OwnAuthority, renew::Limits::default()).unwrap();
+        Renewal::new(store, catch.clone(), Credential::OwnAuthority, renew::Limits::default());
     let running = tokio::spawn(renewal.run());
     state.wait_for(|s| s.failed > 0).await.unwrap();
     running.abort();

@@ -139,7 +139,8 @@ pub(super) const IDENTITY: &[Setting] = &[
     setting(
         "IDENTITY_DIR",
         Kind::Path,
-        "Directory with `key.p8` and `csr.der`. Required without a join file.",
+        "Directory with `key.p8` (PKCS#8, ECDSA P-256, not readable for others) and `csr.der`, read once at start. \
+         Required without a join file.",
     ),
     setting(
         "IDENTITY_TOKEN_FILE",
