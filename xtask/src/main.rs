@@ -48,12 +48,17 @@ fn write_docs() -> ExitCode {
         }
         println!("wrote {path}");
     }
-    // The settings' documents are made by tests of the crate that obeys the settings, so that this program
-    // builds in seconds and works even while that crate does not compile.
-    let arguments = ["test", "--quiet", "--package", "weft-proxy", "--lib", "settings::document"];
-    let status =
-        Command::new(env!("CARGO")).args(arguments).env("WEFT_UPDATE_DOCS", "1").current_dir(root()).status();
-    if status.is_ok_and(|status| status.success()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    // The documents of settings and limits are made by tests of the crates that obey them, so that this program
+    // builds in seconds and works even while they do not compile.
+    for (package, tests) in [("weft-proxy", "settings::document"), ("weft-control", "document")] {
+        let arguments = ["test", "--quiet", "--package", package, "--lib", tests];
+        let mut cargo = Command::new(env!("CARGO"));
+        let status = cargo.args(arguments).env("WEFT_UPDATE_DOCS", "1").current_dir(root()).status();
+        if !status.is_ok_and(|status| status.success()) {
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 fn report(findings: &[finding::Finding]) -> ExitCode {

@@ -10,6 +10,7 @@ mod dial;
 pub mod endpoint;
 pub mod error;
 pub mod http;
+pub mod limits;
 mod multiplex;
 mod pool;
 mod tunnel;

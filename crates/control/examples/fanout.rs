@@ -140,6 +140,9 @@ fn options(home: &Path) -> Result<Options, Failure> {
         opaque_ports: Default::default(),
         issuer: None,
         issuance_lifetime: Duration::from_secs(24 * 3600),
+        connections: 4096,
+        connections_per_source: 4096,
+        streams: Default::default(),
     })
 }
 

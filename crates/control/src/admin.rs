@@ -7,49 +7,53 @@ use crate::sources::Sources;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use weft_identity::authority::{Authority, Role};
+use weft_identity::store::Store;
 use weft_net::body::Body;
 use weft_net::stream::Stream;
 use weft_net::{drain, web};
 use weft_resources::report::Report;
+use weft_serve::metrics::Metrics;
 use weft_serve::views::Views;
 use weft_telemetry::Registry;
 use weft_telemetry::log::LogLevel;
 use weft_telemetry::text::{Exposition, Kind};
 
 /// Admin connections at a time.
-const CONNECTIONS: usize = 64;
+pub(crate) const CONNECTIONS: usize = 64;
 
 /// Longest log filter that is accepted, bytes.
-const MAX_FILTER: usize = 4096;
+pub(crate) const MAX_FILTER: usize = 4096;
 
-/// What the operator sees.
-pub(crate) struct Admin {
-    registry: Registry,
-    sources: Sources,
-    authority: Arc<Authority>,
-    views: Views,
-    log: Option<LogLevel>,
+/// What the operator sees is made of this.
+pub(crate) struct Seen {
+    pub(crate) registry: Registry,
+    pub(crate) metrics: Metrics,
+    pub(crate) sources: Sources,
+    pub(crate) authority: Arc<Authority>,
+    /// Our own leaves.
+    pub(crate) leaves: Vec<Store>,
+    pub(crate) views: Views,
+    pub(crate) log: Option<LogLevel>,
 }
+
+/// Answers the operator.
+pub(crate) struct Admin(Seen);
 
 impl Admin {
     /// Registers what is read at each scrape.
-    pub(crate) fn new(
-        registry: Registry,
-        sources: Sources,
-        authority: Arc<Authority>,
-        views: Views,
-        log: Option<LogLevel>,
-    ) -> Self {
-        let (findings, expiries) = (sources.clone(), authority.clone());
-        registry.collector("manifests", move |out| manifests(&findings, out));
-        registry.collector("certificates", move |out| certificates(&expiries, out));
-        Self { registry, sources, authority, views, log }
+    pub(crate) fn new(seen: Seen) -> Self {
+        let findings = seen.sources.clone();
+        let (authority, leaves) = (seen.authority.clone(), seen.leaves.clone());
+        seen.registry.collector("manifests", move |out| manifests(&findings, out));
+        seen.registry.collector("certificates", move |out| certificates(&ends(&authority, &leaves), out));
+        Self(seen)
     }
 
     async fn answer(&self, request: Request<Body>, client: SocketAddr) -> Response<Body> {
@@ -58,11 +62,11 @@ impl Admin {
         match request.uri().path() {
             "/live" => text(StatusCode::OK, "live\n"),
             // The edge answers only once the directories have been looked at.
-            "/ready" => match self.sources.waiting() {
+            "/ready" => match self.0.sources.waiting() {
                 None => text(StatusCode::OK, "ready\n"),
                 Some(problem) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")),
             },
-            "/metrics" => text(StatusCode::OK, self.registry.render()),
+            "/metrics" => text(StatusCode::OK, self.0.registry.render()),
             "/state.json" | "/proxy-log-level" | "/confirm-removals" if !local => {
                 text(StatusCode::FORBIDDEN, "only for clients on this host\n")
             }
@@ -74,7 +78,7 @@ impl Admin {
             "/proxy-log-level" => self.log_level(&method, request).await,
             "/confirm-removals" if method == Method::POST => {
                 tracing::warn!("removals that were held back are confirmed");
-                self.sources.confirm_removals();
+                self.0.sources.confirm_removals();
                 text(StatusCode::ACCEPTED, "removals that are held back now will take effect\n")
             }
             "/confirm-removals" => not_allowed("POST"),
@@ -83,22 +87,21 @@ impl Admin {
     }
 
     fn state(&self) -> Value {
-        let expiries = self.authority.expiries().into_iter().map(|e| {
-            let at = e.not_after.duration_since(UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default();
-            json!({ "role": role(e.role), "subject": e.subject, "not_after": at })
-        });
+        let certificates = ends(&self.0.authority, &self.0.leaves)
+            .into_iter()
+            .map(|end| json!({ "role": end.role, "subject": end.subject, "not_after": end.at }));
         json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "views": self.views.live(),
-            "oldest_unsent_change_ms": self.views.oldest_unsent().as_millis() as u64,
-            "certificates": expiries.collect::<Vec<_>>(),
-            "manifests": self.sources.shown(),
-            "waiting": self.sources.waiting(),
+            "views": self.0.views.live(),
+            "oldest_unsent_change_ms": self.0.views.oldest_unsent().as_millis() as u64,
+            "certificates": certificates.collect::<Vec<_>>(),
+            "manifests": self.0.sources.shown(),
+            "waiting": self.0.sources.waiting(),
         })
     }
 
     async fn log_level(&self, method: &Method, request: Request<Body>) -> Response<Body> {
-        let Some(log) = &self.log else { return text(StatusCode::NOT_FOUND, "the log is off\n") };
+        let Some(log) = &self.0.log else { return text(StatusCode::NOT_FOUND, "the log is off\n") };
         match *method {
             Method::GET => text(StatusCode::OK, format!("{}\n", log.current())),
             Method::PUT => match web::read_all(request.into_body(), MAX_FILTER).await {
@@ -126,6 +129,14 @@ fn manifests(sources: &Sources, out: &mut Exposition) {
     for (file, errors) in reports.iter().flat_map(|report| &report.errors_by_file) {
         out.line("manifest_errors", &label("file", file), errors);
     }
+    out.family("manifest_documents_ignored", "Documents of kinds that have no effect here.", Kind::Gauge);
+    let mut ignored = BTreeMap::<&str, usize>::new();
+    for (kind, count) in reports.iter().flat_map(|report| &report.ignored) {
+        *ignored.entry(kind).or_default() += count;
+    }
+    for (kind, count) in ignored {
+        out.line("manifest_documents_ignored", &label("kind", kind), count);
+    }
     let sum = |count: fn(&Report) -> usize| reports.iter().map(|report| count(report)).sum::<usize>();
     out.single("manifest_objects", "Objects in force.", Kind::Gauge, sum(|r| r.objects));
     let held = sum(|r| r.held.as_ref().map_or(0, |hold| hold.missing));
@@ -135,16 +146,36 @@ fn manifests(sources: &Sources, out: &mut Exposition) {
     out.single("manifest_directories_stale", help, Kind::Gauge, stale);
 }
 
-fn certificates(authority: &Authority, out: &mut Exposition) {
+/// When a certificate of ours ends.
+struct End {
+    role: &'static str,
+    subject: String,
+    /// Seconds since 1970.
+    at: u64,
+}
+
+/// The anchors', the issuer's, and our own leaves'.
+fn ends(authority: &Authority, leaves: &[Store]) -> Vec<End> {
+    let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default();
+    let above = authority.expiries().into_iter().map(|expiry| {
+        let role = match expiry.role {
+            Role::Anchor => "anchor",
+            Role::Issuer => "issuer",
+        };
+        End { role, subject: expiry.subject, at: seconds(expiry.not_after) }
+    });
+    let own = leaves.iter().filter_map(|store| {
+        let at = seconds(store.validity()?.not_after);
+        Some(End { role: "leaf", subject: store.local_id().to_string(), at })
+    });
+    above.chain(own).collect()
+}
+
+fn certificates(ends: &[End], out: &mut Exposition) {
     let name = "control_plane_certificate_expiration_timestamp_seconds";
-    out.family(name, "Ends of the anchors and of the issuer.", Kind::Gauge);
-    for expiry in authority.expiries() {
-        let at = expiry.not_after.duration_since(UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default();
-        out.line(
-            name,
-            &format!("{},{}", label("role", role(expiry.role)), label("subject", &expiry.subject)),
-            at,
-        );
+    out.family(name, "Ends of the anchors, of the issuer and of our own leaves.", Kind::Gauge);
+    for end in ends {
+        out.line(name, &format!("{},{}", label("role", end.role), label("subject", &end.subject)), end.at);
     }
 }
 
@@ -153,13 +184,6 @@ fn label(key: &str, value: &str) -> String {
     let mut text = String::new();
     weft_telemetry::LabelWriter::new(&mut text).pair(key, value);
     text
-}
-
-fn role(role: Role) -> &'static str {
-    match role {
-        Role::Anchor => "anchor",
-        Role::Issuer => "issuer",
-    }
 }
 
 /// Serves until the process ends.
@@ -172,7 +196,10 @@ pub(crate) async fn run(admin: Arc<Admin>, listener: TcpListener) {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             continue;
         };
-        let Ok(place) = places.clone().try_acquire_owned() else { continue };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            admin.0.metrics.limit_reached("admin-connections");
+            continue;
+        };
         let (admin, undrained) = (admin.clone(), undrained.clone());
         tokio::spawn(async move {
             let answer = move |request| {

@@ -3,7 +3,7 @@
 //! `run` and the tests call [`start`]. Directories feed the views, the edge lets proxies in, the admin listener
 //! shows both. It decides nothing about what proxies are told: that is `index`'s business.
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, Seen};
 use crate::issuer;
 use crate::sources;
 use crate::{ControlError, Options};
@@ -87,21 +87,27 @@ pub async fn start(options: Options, log: Option<LogLevel>) -> Result<Control, C
     views.export(&metrics);
     let (sources, mut tasks) = sources::follow(&options, &views).await;
 
-    let service = Service::new(views.clone(), metrics.clone(), drain.clone());
+    let service = Service::new(views.clone(), metrics.clone(), drain.clone(), options.streams);
     let clock = Arc::new(SystemTime::now);
     let router = Router::new()
         .with_destinations(Destinations::new(service.clone()))
         .with_policies(Policies::new(service))
         .with_certificates(Certificates::new(authority.clone(), Some(tokens), clock, metrics.clone()));
-    let edge = Edge::new(own.stores(), router, Limits::default(), metrics, drain);
+    let limits = Limits {
+        connections: options.connections,
+        per_source: options.connections_per_source,
+        ..Limits::default()
+    };
+    let edge = Edge::new(own.stores(), router, limits, metrics.clone(), drain);
     tracing::info!(%listen, admin = %admin_addr, names = ?options.names, "the control plane serves");
 
+    let leaves = own.stores();
     if let Some(files) = options.issuer {
         tasks.push(tokio::spawn(issuer::follow(files, authority.clone(), own.stores())));
     }
     tasks.push(tokio::spawn(own.keep_fresh()));
     tasks.push(tokio::spawn(edge.listen(serving)));
-    let admin = Arc::new(Admin::new(registry, sources, authority, views, log));
+    let admin = Arc::new(Admin::new(Seen { registry, metrics, sources, authority, leaves, views, log }));
     tasks.push(tokio::spawn(admin::run(admin, administering)));
     Ok(Control { listen, admin: admin_addr, trigger, tasks })
 }

@@ -6,12 +6,20 @@
 
 mod admin;
 mod assemble;
+#[cfg(test)]
+mod document;
 mod issuer;
 pub mod options;
 mod sources;
 
 pub use assemble::{Control, start};
 pub use options::Options;
+pub use weft_serve::StreamLimits;
+
+/// The limits of the edge and of its streams where no option says otherwise.
+pub fn limits() -> (weft_serve::server::Limits, StreamLimits) {
+    Default::default()
+}
 
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -52,11 +60,18 @@ pub enum ControlError {
 pub async fn run(options: Options, log: LogLevel) -> Result<(), ControlError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ControlError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ControlError::Signals)?;
-    let control = start(options, Some(log)).await?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let mut asked_to_end = std::pin::pin!(async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    });
+    // Reading many manifests takes a while, and who ends it then should not have to wait.
+    let control = tokio::select! {
+        started = start(options, Some(log)) => started?,
+        () = &mut asked_to_end => return Ok(()),
+    };
+    asked_to_end.await;
     control.stop(GRACE).await;
     Ok(())
 }

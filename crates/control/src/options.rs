@@ -10,6 +10,7 @@ use weft_identity::authority::IssuerFiles;
 use weft_model::identity::MeshNames;
 use weft_model::name::DnsName;
 use weft_model::policy::DefaultPolicy;
+use weft_serve::StreamLimits;
 
 /// What a control plane is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,4 +39,10 @@ pub struct Options {
     pub issuer: Option<IssuerFiles>,
     /// How long issued certificates live.
     pub issuance_lifetime: Duration,
+    /// Connections at once.
+    pub connections: usize,
+    /// Of these, from one address.
+    pub connections_per_source: usize,
+    /// Streams at once.
+    pub streams: StreamLimits,
 }

@@ -19,7 +19,7 @@ use weft_wire::services::Status;
 
 /// Endpoints kept of one name, as many as a backend takes. Bounds what a broken control plane can make
 /// us hold; the control plane is tested with 10,000.
-const MAX_ENDPOINTS: usize = 100_000;
+pub(crate) const MAX_ENDPOINTS: usize = 100_000;
 
 /// What is known about the endpoints of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

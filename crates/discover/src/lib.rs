@@ -11,6 +11,7 @@ pub mod compile;
 pub mod destination;
 pub mod endpoints;
 pub mod error;
+pub mod limits;
 pub mod lookup;
 pub mod plan;
 pub mod settings;

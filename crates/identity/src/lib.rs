@@ -11,6 +11,7 @@ pub mod csr;
 mod handshake;
 pub mod join;
 pub mod keys;
+pub mod limits;
 pub mod private;
 pub mod renew;
 mod spent;

@@ -106,7 +106,12 @@ pub struct EndpointSet {
     pub labels: Labels,
     /// The endpoints, sorted by address, each address once. Their labels leave those of the set out.
     pub endpoints: Arc<[EndpointInfo]>,
+    /// Endpoints beyond [`MAX_ENDPOINTS`], which nobody is told of.
+    pub left_out: usize,
 }
+
+/// Most endpoints of one answer, as many as a proxy takes; the first by address are told.
+pub const MAX_ENDPOINTS: usize = 100_000;
 
 /// Why a question has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

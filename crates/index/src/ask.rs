@@ -15,7 +15,7 @@ use weft_model::workload::{Asker, WorkloadName};
 pub const DEFAULT_PORT: NonZeroU16 = NonZeroU16::MIN.saturating_add(79);
 
 /// Longest token that is read, bytes; the peer's are under 300.
-const TOKEN_LIMIT: usize = 4096;
+pub(crate) const TOKEN_LIMIT: usize = 4096;
 
 /// One request of a proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -11,6 +11,7 @@ pub mod ask;
 pub mod config;
 mod entry;
 mod index;
+pub mod limits;
 mod policies;
 mod profiles;
 pub mod resolve;

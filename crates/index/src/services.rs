@@ -4,7 +4,7 @@
 //! Only `resolve.rs` and `profiles.rs` call this.
 
 use crate::annotations::{GATEWAY_IDENTITY, MIRROR_CLUSTER, REMOTE_SERVICE};
-use crate::answer::{EndpointSet, Refusal, RefusalKind, ViewKey};
+use crate::answer::{EndpointSet, MAX_ENDPOINTS, Refusal, RefusalKind, ViewKey};
 use crate::config::{Families, Http2Upgrade};
 use crate::entry::WorkloadEntry;
 use crate::index::Index;
@@ -84,7 +84,9 @@ impl Index {
         let mut endpoints: Vec<EndpointInfo> =
             candidates.iter().map(|c| self.seen_from(c, service, *port, zone)).collect();
         endpoints.sort_by_key(|e| e.addr);
-        Ok(EndpointSet { labels: set_labels(service), endpoints: endpoints.into() })
+        let left_out = endpoints.len().saturating_sub(MAX_ENDPOINTS);
+        endpoints.truncate(MAX_ENDPOINTS);
+        Ok(EndpointSet { labels: set_labels(service), endpoints: endpoints.into(), left_out })
     }
 
     /// A service that is there, and its namespace.

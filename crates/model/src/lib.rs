@@ -9,6 +9,7 @@ pub mod authorization;
 pub mod destination;
 pub mod duration;
 pub mod identity;
+pub mod limit;
 pub mod meta;
 pub mod metadata;
 pub mod name;

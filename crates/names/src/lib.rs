@@ -5,6 +5,7 @@
 //! records come through the [`Records`] trait, so that tests inject answers. It never keeps an
 //! answer, never asks again by itself and never resolves what applications send to.
 
+pub mod limits;
 mod records;
 mod resolver;
 

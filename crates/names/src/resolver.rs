@@ -15,7 +15,7 @@ use weft_model::address::NameAddr;
 pub const MIN_TTL: Duration = Duration::from_secs(5);
 
 /// Most addresses kept of one answer; a control plane has a handful of replicas.
-const MAX_ADDRESSES: usize = 1_000;
+pub(crate) const MAX_ADDRESSES: usize = 1_000;
 
 /// Bounds of positive and negative TTLs (`DNS_MIN_TTL`, `DNS_MAX_TTL`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

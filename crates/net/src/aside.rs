@@ -11,27 +11,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// Which of the two came first.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Ended<M, S> {
-    /// The connection.
-    Main(M),
-    /// What is watched beside it.
-    Side(S),
-}
-
-/// Runs `main` until it ends or `side` does. `main` goes first whenever both could.
-pub fn race<'a, M: Future, S: Future>(main: Pin<&'a mut M>, side: Pin<&'a mut S>) -> Race<'a, M, S> {
+/// Runs `main` until it ends, which gives its output, or `side` does, which gives nothing. `main` goes first
+/// whenever both could.
+pub fn race<'a, M: Future>(
+    main: Pin<&'a mut M>,
+    side: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
+) -> Race<'a, M> {
     let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: Mutex::new(None) });
     Race { main, side, waker: bell.clone().into(), bell, task: None }
 }
 
 /// See [`race`].
-#[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
-pub struct Race<'a, M, S> {
+pub struct Race<'a, M> {
     main: Pin<&'a mut M>,
-    side: Pin<&'a mut S>,
+    side: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
     bell: Arc<Bell>,
     /// The bell, as `side` is given it.
     waker: Waker,
@@ -59,13 +53,13 @@ impl Wake for Bell {
     }
 }
 
-impl<M: Future, S: Future> Future for Race<'_, M, S> {
-    type Output = Ended<M::Output, S::Output>;
+impl<M: Future> Future for Race<'_, M> {
+    type Output = Option<M::Output>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         if let Poll::Ready(ended) = this.main.as_mut().poll(cx) {
-            return Poll::Ready(Ended::Main(ended));
+            return Poll::Ready(Some(ended));
         }
         if this.task.as_ref().is_none_or(|task| !task.will_wake(cx.waker())) {
             this.task = Some(cx.waker().clone());
@@ -73,8 +67,7 @@ impl<M: Future, S: Future> Future for Race<'_, M, S> {
         }
         // Loaded before it is swapped: the load alone costs no exclusive hold of the cache line.
         if this.bell.rung.load(Ordering::Acquire) && this.bell.rung.swap(false, Ordering::AcqRel) {
-            let ended = this.side.as_mut().poll(&mut Context::from_waker(&this.waker));
-            return ended.map(Ended::Side);
+            return this.side.as_mut().poll(&mut Context::from_waker(&this.waker)).map(|()| None);
         }
         Poll::Pending
     }
@@ -105,7 +98,7 @@ mod tests {
             notify.notify_waiters();
             std::future::pending::<()>().await;
         });
-        assert_eq!(race(main, side).await, Ended::Side(()));
+        assert_eq!(race(main, side).await, None);
         assert_eq!((looks.load(Ordering::Relaxed), wakes.load(Ordering::Relaxed)), (2, 100));
     }
 
@@ -116,15 +109,15 @@ mod tests {
             7
         });
         let side = pin!(tokio::time::sleep(Duration::from_secs(1)));
-        assert_eq!(race(main.as_mut(), side).await, Ended::Side(()));
+        assert_eq!(race(main.as_mut(), side).await, None);
         let never = pin!(std::future::pending::<()>());
-        assert_eq!(race(main, never).await, Ended::Main(7));
+        assert_eq!(race(main, never).await, Some(7));
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_main_goes_first() {
-        let (main, side) = (pin!(std::future::ready(1)), pin!(std::future::ready(2)));
-        assert_eq!(race(main, side).await, Ended::Main(1));
+        let (main, side) = (pin!(std::future::ready(1)), pin!(std::future::ready(())));
+        assert_eq!(race(main, side).await, Some(1));
     }
 
     #[tokio::test(start_paused = true)]
@@ -138,6 +131,6 @@ mod tests {
         let other = tokio::spawn(async move { receive.await.unwrap().await });
         tokio::task::yield_now().await;
         ring.notify_waiters();
-        assert_eq!(other.await.unwrap(), Ended::Side(()));
+        assert_eq!(other.await.unwrap(), None);
     }
 }

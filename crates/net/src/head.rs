@@ -18,16 +18,16 @@ mod runs;
 pub const MAX_TARGET: usize = u16::MAX as usize - 1;
 
 /// Most bytes of a trailer section. hyper's own bound.
-const MAX_TRAILERS: usize = 16 * 1024;
+pub(crate) const MAX_TRAILERS: usize = 16 * 1024;
 
 /// Most bytes of the extensions of one chunk. Signatures in use take under 100.
-const MAX_EXTENSION: u32 = 256;
+pub(crate) const MAX_EXTENSION: u32 = 256;
 
 /// Most bytes of the extensions of all chunks of one body, so that they cannot outweigh it. hyper's own bound.
-const MAX_EXTENSIONS: u32 = 16 * 1024;
+pub(crate) const MAX_EXTENSIONS: u32 = 16 * 1024;
 
 /// Most empty lines before a request line. RFC 9112 §2.2 wants at least one to be passed over.
-const MAX_EMPTY_LINES: u8 = 2;
+pub(crate) const MAX_EMPTY_LINES: u8 = 2;
 
 /// Bounds on a request's head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ pub mod drain;
 pub mod frames;
 pub mod guard;
 pub mod head;
+pub mod limits;
 pub mod metered;
 pub mod original;
 pub mod prefixed;

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 /// Connections that may wait to be accepted, where nothing else is set. The kernel's own bound
 /// (`net.core.somaxconn`, 4096 by default) holds on top. 128, the customary value, overflows when a
 /// client's pool of some hundred connections reconnects at once.
-const BACKLOG: u32 = 1024;
+pub(crate) const BACKLOG: u32 = 1024;
 
 /// What can be set on a TCP socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,10 +1,7 @@
-//! The bound on requests in flight in one direction, above which requests are shed at once, and the count of
-//! those under way on one connection, which tells whether it rests.
+//! The bound on requests in flight in one direction, above which requests are shed at once.
 //!
-//! `forward` takes a place for each request; it is given back when the exchange is over, the body included.
+//! Each exchange holds a place of it (`via::Admitted`), from the request's head to the end of both bodies.
 
-use crate::via::Via;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// A counted bound.
@@ -21,7 +18,7 @@ impl Admission {
     }
 
     /// Takes a place, if one is free.
-    fn enter(&self) -> bool {
+    pub(crate) fn enter(&self) -> bool {
         let free = self.in_flight.fetch_add(1, Relaxed) < self.limit;
         if !free {
             self.leave();
@@ -34,28 +31,9 @@ impl Admission {
         self.in_flight.load(Relaxed)
     }
 
-    fn leave(&self) {
+    /// Gives a place back that `enter` gave.
+    pub(crate) fn leave(&self) {
         self.in_flight.fetch_sub(1, Relaxed);
-    }
-}
-
-/// One request's place, given back on drop.
-pub(crate) struct Admitted(Arc<Via>);
-
-impl Admitted {
-    /// Takes a place, or `None` if all of this direction are taken.
-    pub(crate) fn of(via: &Arc<Via>) -> Option<Self> {
-        via.admission().enter().then(|| {
-            via.under_way.fetch_add(1, Relaxed);
-            Self(via.clone())
-        })
-    }
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Relaxed);
-        self.0.admission().leave();
     }
 }
 

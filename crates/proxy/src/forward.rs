@@ -5,7 +5,6 @@
 //! outcome, and answers or tries again. Whatever goes wrong becomes a `Refusal` with its reason, and
 //! `reply` turns that into the answer. It never waits without a bound.
 
-use crate::admit::Admitted;
 use crate::headers::{self, Switch};
 use crate::limits::Limit;
 use crate::passage::{GrpcOutcome, Passage};
@@ -15,7 +14,7 @@ use crate::reply::{self, Carried, Form, Grpc, Refusal};
 use crate::target;
 use crate::timeout::{self, Overdue};
 use crate::tunnel;
-use crate::via::Via;
+use crate::via::{Admitted, Via};
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use std::net::SocketAddr;
@@ -38,7 +37,7 @@ use weft_route::table::Found;
 
 /// Endpoints that one request is sent to while none of them processes it. A guess: three that refuse in a row
 /// are more likely to share a cause than to be unlucky.
-const MAX_ATTEMPTS: u32 = 4;
+pub(crate) const MAX_ATTEMPTS: u32 = 4;
 
 /// Bytes of a request's body kept until an HTTP/2 endpoint answers, for the case that it refuses the stream: what
 /// an HTTP/2 peer takes in without being asked for more (RFC 9113 §6.9.2).

@@ -15,6 +15,9 @@ use weft_model::reason::{Code, Phase, Reason};
 use weft_net::splice;
 use weft_net::stream::Stream;
 
+/// Endpoints tried for a connection before its client is told; each has its own connect timeout.
+pub(crate) const TRIES: usize = 3;
+
 /// Relays one connection to its end. `sni`: what the client's TLS named, where it was looked at. Boxed, so that a
 /// connection that turns out to be HTTP holds none of this.
 pub(crate) fn relay(
@@ -108,8 +111,6 @@ async fn connect(
     via: &Via,
     rule: &TcpRule,
 ) -> Result<(Stream, weft_balance::backend::Pending<weft_discover::plan::Upstream>), Reason> {
-    /// Endpoints tried before the client is told; each has its own connect timeout.
-    const TRIES: usize = 3;
     let mut last = None;
     for _ in 0..TRIES {
         let now = Instant::now();

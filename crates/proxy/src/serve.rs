@@ -32,7 +32,7 @@ use weft_identity::store::{Accept, Accepted, disown};
 use weft_model::destination::Windows;
 use weft_model::identity::{NoTls, Peer};
 use weft_model::reason::{Code, Hop, Phase, Reason};
-use weft_net::aside::{self, Ended};
+use weft_net::aside;
 use weft_net::body::{Body, Reset};
 use weft_net::frames::Rates;
 use weft_net::guard::{self, GuardedStream};
@@ -329,28 +329,31 @@ async fn http1_awake(via: &Arc<Via>, stream: GuardedStream, handle: &guard::Hand
     }
     let service = service_fn(|request: Request<hyper::body::Incoming>| http1_answer(via, request));
     let mut connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-    let side = pin!(async {
-        tokio::select! {
-            () = to_be_closed(via) => None,
-            late = overdue::overdue(via, handle, &http1) => Some(late),
-        }
-    });
-    match aside::race(Pin::new(&mut connection), side).await {
-        Ended::Main(ended) => {
+    let mut late = None;
+    {
+        let side = pin!(async {
+            tokio::select! {
+                () = to_be_closed(via) => {}
+                overdue = overdue::overdue(via, handle, &http1) => late = Some(overdue),
+            }
+        });
+        if let Some(ended) = aside::race(Pin::new(&mut connection), side).await {
             http1_ended(via, ended, handle);
             return None;
         }
-        Ended::Side(Some(Overdue::Rest)) if may_rest => {
+    }
+    match late {
+        Some(Overdue::Rest) if may_rest => {
             let parts = connection.into_parts()?;
             // At rest nothing was read ahead; if there is something, nobody could tell what it belongs to.
             return Some(parts.io.into_inner()).filter(|_| parts.read_buf.is_empty());
         }
-        Ended::Side(Some(Overdue::Rest)) => {
+        Some(Overdue::Rest) => {
             via.shared.reports.limits.reached(Limit::IdleTimeout, via.client.hop);
             Pin::new(&mut connection).graceful_shutdown();
         }
-        Ended::Side(Some(Overdue::Head(head))) => handle.give_up(head),
-        Ended::Side(None) => Pin::new(&mut connection).graceful_shutdown(),
+        Some(Overdue::Head(head)) => handle.give_up(head),
+        None => Pin::new(&mut connection).graceful_shutdown(),
     }
     http1_ended(via, connection.await, handle);
     None
@@ -447,8 +450,8 @@ async fn http2(via: Via, stream: Stream) {
     let _guard = via.shared.drain.guard();
     let mut connection = pin!(http2_builder(&direction).serve_connection(TokioIo::new(stream), service));
     let ended = match aside::race(connection.as_mut(), pin!(to_be_closed(&via))).await {
-        Ended::Main(ended) => ended,
-        Ended::Side(()) => {
+        Some(ended) => ended,
+        None => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

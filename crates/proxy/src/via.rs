@@ -47,6 +47,27 @@ pub(crate) struct Via {
     pub(crate) under_way: AtomicUsize,
 }
 
+/// A request's place in the bound of its direction, and among those under way on its connection. Given back on
+/// drop.
+pub(crate) struct Admitted(Arc<Via>);
+
+impl Admitted {
+    /// Takes a place, or `None` if all of this direction are taken.
+    pub(crate) fn of(via: &Arc<Via>) -> Option<Self> {
+        via.admission().enter().then(|| {
+            via.under_way.fetch_add(1, Ordering::Relaxed);
+            Self(via.clone())
+        })
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.0.admission().leave();
+    }
+}
+
 /// Asks a connection to close after the responses under way.
 #[derive(Default)]
 pub(crate) struct Closing {

@@ -286,6 +286,7 @@ impl Directory {
         });
         report.objects = self.in_force.len();
         report.files = self.shelf.len();
+        report.ignored = self.shelf.ignored();
         report.revision = self.revision;
         report.hash = self.fingerprint.to_string();
         let report = report.with_findings(rejected, warnings);
@@ -533,6 +534,7 @@ pub fn read_once(root: &Path) -> std::io::Result<(BTreeMap<Key, Object>, Report)
     let report = Report {
         objects: wanted.objects.len(),
         files: shelf.len(),
+        ignored: shelf.ignored(),
         hash: fingerprint.to_string(),
         ..Report::default()
     };

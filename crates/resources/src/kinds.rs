@@ -21,7 +21,10 @@ use weft_model::workload::{ExternalWorkload, Owner, WorkloadPort};
 /// The label by which a slice names its service.
 pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// Most addresses, ports or endpoints of one object. Kubernetes allows 1000 endpoints a slice.
-const LIST_LIMIT: usize = 1000;
+pub(crate) const LIST_LIMIT: usize = 1000;
+
+/// Most bytes of the annotations of one object: Kubernetes' own limit.
+pub(crate) const ANNOTATION_LIMIT: usize = 256 << 10;
 
 /// What became of a document.
 pub(crate) enum Read {
@@ -190,12 +193,10 @@ fn label(key: &str, at: At<'_>) -> Result<String, Problem> {
 }
 
 fn annotations(at: At<'_>) -> Result<BTreeMap<String, String>, Problem> {
-    /// Kubernetes' own limit.
-    const TOTAL: usize = 256 << 10;
     let all = at.entries(|_, at| at.text().map(str::to_owned))?;
     let size: usize = all.iter().map(|(k, v)| k.len() + v.len()).sum();
-    match size > TOTAL {
-        true => Err(at.problem(format!("has {size} bytes; the limit is {TOTAL}"))),
+    match size > ANNOTATION_LIMIT {
+        true => Err(at.problem(format!("has {size} bytes; the limit is {ANNOTATION_LIMIT}"))),
         false => Ok(all),
     }
 }

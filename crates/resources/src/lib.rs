@@ -8,6 +8,7 @@ pub mod allocate;
 pub mod directory;
 mod hash;
 mod kinds;
+pub mod limits;
 mod node;
 pub mod parse;
 mod profile;

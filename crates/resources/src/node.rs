@@ -175,7 +175,7 @@ pub(crate) struct Problem {
 pub(crate) struct Warnings(RefCell<Vec<Problem>>);
 
 /// Warnings kept per document: enough to mend it, not enough to flood a log.
-const WARNING_LIMIT: usize = 20;
+pub(crate) const WARNING_LIMIT: usize = 20;
 
 impl Warnings {
     pub(crate) fn push(&self, problem: Problem) {

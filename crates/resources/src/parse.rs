@@ -7,25 +7,30 @@
 use crate::kinds::{self, Read};
 use crate::node::{Node, Value, Warnings, cut};
 use crate::report::Finding;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use weft_model::object::{Key, Object};
 
 /// Largest text that is read, bytes (§8.3).
 pub const TEXT_LIMIT: usize = 4 << 20;
 /// Deepest nesting of lists and maps. No known kind comes near.
-const DEPTH_LIMIT: usize = 40;
+pub(crate) const DEPTH_LIMIT: usize = 40;
 /// Most values of one text, aliases expanded; some 20,000 objects.
-const NODE_LIMIT: usize = 1_000_000;
+pub(crate) const NODE_LIMIT: usize = 1_000_000;
 /// Most values that aliases may stand for in one text.
-const ALIAS_LIMIT: usize = 100_000;
+pub(crate) const ALIAS_LIMIT: usize = 100_000;
 /// Most bytes of text values, aliases expanded.
-const SCALAR_LIMIT: usize = 16 << 20;
+pub(crate) const SCALAR_LIMIT: usize = 16 << 20;
 /// Most documents and list items of one text.
-const DOCUMENT_LIMIT: usize = 100_000;
+pub(crate) const DOCUMENT_LIMIT: usize = 100_000;
 
 /// Most findings of each sort that are kept of one text; nobody mends more at a time.
-const FINDING_LIMIT: usize = 1000;
+pub(crate) const FINDING_LIMIT: usize = 1000;
+
+/// Most kinds without effect that are told apart.
+pub(crate) const KIND_LIMIT: usize = 50;
+/// What the others count under.
+pub(crate) const OTHER_KINDS: &str = "(others)";
 
 /// What a text holds.
 #[derive(Debug, Default)]
@@ -40,12 +45,14 @@ pub struct Parsed {
     pub broken: BTreeSet<Key>,
     /// Whether some rejected document could not even be told to be an object.
     pub unreadable: bool,
+    /// Documents of kinds that have no effect here, by `apiVersion/kind`.
+    pub ignored: BTreeMap<String, usize>,
 }
 
 /// Reads a text. `file` is the name that findings and objects carry. Never fails as a whole: what is
 /// wrong is in the result.
 pub fn parse(file: &Arc<str>, text: &str) -> Parsed {
-    let mut reader = Reader { file, parsed: Parsed::default(), unknown: BTreeSet::new(), documents: 0 };
+    let mut reader = Reader { file, parsed: Parsed::default(), documents: 0 };
     if text.len() > TEXT_LIMIT {
         reader.reject(0, format!("it has {} bytes; the limit is {TEXT_LIMIT}", text.len()));
         return reader.parsed;
@@ -68,7 +75,7 @@ pub fn parse(file: &Arc<str>, text: &str) -> Parsed {
 
 /// Reads objects from a tree that was not YAML, such as the last good snapshot.
 pub(crate) fn parse_tree(file: &Arc<str>, node: &Node) -> Parsed {
-    let mut reader = Reader { file, parsed: Parsed::default(), unknown: BTreeSet::new(), documents: 0 };
+    let mut reader = Reader { file, parsed: Parsed::default(), documents: 0 };
     reader.document(node);
     reader.parsed
 }
@@ -132,8 +139,6 @@ fn keep(list: &mut Vec<Finding>, finding: Finding) {
 struct Reader<'a> {
     file: &'a Arc<str>,
     parsed: Parsed,
-    /// Kinds that are not known, which are named once per text.
-    unknown: BTreeSet<String>,
     documents: usize,
 }
 
@@ -166,6 +171,15 @@ impl Reader<'_> {
         }
     }
 
+    /// Counts a document of a kind that has no effect; tells whether it is the first.
+    fn ignored(&mut self, kind: &str) -> bool {
+        let ignored = &mut self.parsed.ignored;
+        let kind = if ignored.len() < KIND_LIMIT || ignored.contains_key(kind) { kind } else { OTHER_KINDS };
+        let count = ignored.entry(kind.to_owned()).or_insert(0);
+        *count += 1;
+        *count == 1
+    }
+
     fn object(&mut self, node: &Node) {
         let warnings = Warnings::default();
         let read = kinds::read_object(node, self.file, &warnings);
@@ -185,7 +199,7 @@ impl Reader<'_> {
                 about
             }
             Read::Unknown(kind) => {
-                if self.unknown.insert(kind.clone()) {
+                if self.ignored(&kind) {
                     let message = format!("objects of kind {} have no effect here", cut(&kind));
                     let problem = crate::node::Problem { line: node.line, field: "kind".into(), message };
                     keep(&mut self.parsed.warnings, finding("", problem));

@@ -16,7 +16,7 @@ use weft_model::route::{Condition, Pattern, RetryBudget, StatusRange};
 use weft_model::service::{ProfileOverride, ServiceProfile};
 
 /// Most routes of a profile.
-const ROUTE_LIMIT: usize = 1000;
+pub(crate) const ROUTE_LIMIT: usize = 1000;
 /// Largest compiled pattern, bytes; proxies hold all of them.
 const PATTERN_SIZE: usize = 1 << 20;
 

@@ -47,8 +47,10 @@ pub struct Report {
     pub warnings: Vec<Finding>,
     /// Findings left out of the two lists.
     pub more: usize,
-    /// Errors by file, all of them.
+    /// Errors by file; those of files beyond [`LIST_LIMIT`] count under `(others)`.
     pub errors_by_file: BTreeMap<Arc<str>, usize>,
+    /// Documents of kinds that have no effect here, by `apiVersion/kind`.
+    pub ignored: BTreeMap<String, usize>,
     /// Objects in force.
     pub objects: usize,
     /// Files read.
@@ -80,7 +82,10 @@ impl Report {
     /// Sorts and bounds the lists.
     pub(crate) fn with_findings(mut self, mut rejected: Vec<Finding>, mut warnings: Vec<Finding>) -> Self {
         for finding in &rejected {
-            *self.errors_by_file.entry(finding.file.clone()).or_default() += 1;
+            let known =
+                self.errors_by_file.len() < LIST_LIMIT || self.errors_by_file.contains_key(&finding.file);
+            let file = if known { finding.file.clone() } else { "(others)".into() };
+            *self.errors_by_file.entry(file).or_default() += 1;
         }
         for list in [&mut rejected, &mut warnings] {
             list.sort();

@@ -15,9 +15,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// Most files that are read; the rest is reported.
-const FILE_LIMIT: usize = 100_000;
+pub(crate) const FILE_LIMIT: usize = 100_000;
+/// Most bytes of all files together: what keeps a directory of large files from filling the memory. 50,000 manifests
+/// as people write them have 20 MiB, as `kubectl` prints them 64.
+pub(crate) const TOTAL_LIMIT: u64 = 64 << 20;
 /// Deepest directory below the root.
-const DEPTH_LIMIT: usize = 32;
+pub(crate) const DEPTH_LIMIT: usize = 32;
 /// Most findings of one look.
 const FINDING_LIMIT: usize = 1000;
 /// A file that changed this short a time ago may change again without a visible difference.
@@ -96,6 +99,7 @@ pub(crate) fn scan(root: &Path, known: &BTreeMap<Arc<str>, Known>, depth: Depth)
         depth,
         now: SystemTime::now(),
         seen: BTreeSet::new(),
+        total: 0,
         scan: Scan::default(),
     };
     walk.seen.insert(root.clone());
@@ -110,6 +114,8 @@ struct Walk<'a> {
     now: SystemTime,
     /// Real paths that were visited: links may lead to the same place twice, or around in a circle.
     seen: BTreeSet<PathBuf>,
+    /// Bytes of the files so far.
+    total: u64,
     scan: Scan,
 }
 
@@ -203,7 +209,13 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn file(&self, real: &Path, relative: &str, meta: &Metadata) -> io::Result<Content> {
+    fn file(&mut self, real: &Path, relative: &str, meta: &Metadata) -> io::Result<Content> {
+        // One that is too large by itself takes nothing from the others.
+        let size = if meta.len() > TEXT_LIMIT as u64 { 0 } else { meta.len() };
+        if self.total.saturating_add(size) > TOTAL_LIMIT {
+            return Ok(Content::Unreadable(format!("all files together have more than {TOTAL_LIMIT} bytes")));
+        }
+        self.total += size;
         let known = self.known.get(relative);
         let stamp = Stamp::of(meta, self.now);
         if self.depth == Depth::Changed && stamp.is_some() && known.is_some_and(|k| k.stamp == stamp) {

@@ -4,16 +4,20 @@
 //! be read keeps what it last held; so does each object whose document went bad. [`guard`] holds back
 //! removals that look like an accident.
 
+use crate::parse::{KIND_LIMIT, OTHER_KINDS};
 use crate::report::{Finding, Hold};
 use crate::scan::{Content, Known, Scan};
 use crate::write::is_own;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use weft_index::verdict::settle;
-use weft_model::object::{Key, Kind, Object};
+use weft_model::object::{Key, Kind, Object, Origin};
 
-/// Most objects in force (§8.3); the rest, by file name, is reported and left out.
-pub(crate) const OBJECT_LIMIT: usize = 100_000;
+/// Most objects in force; the rest, by file name, is reported and left out. Each takes some 3 KiB.
+pub(crate) const OBJECT_LIMIT: usize = 50_000;
+/// Most endpoints of slices in force, and routes of profiles, together; the objects of the rest are left out.
+/// Each takes half a KiB, and as much again in each answer that has it.
+pub(crate) const ENTRY_LIMIT: usize = 120_000;
 
 /// One file's last good content.
 #[derive(Debug, Default)]
@@ -22,6 +26,7 @@ struct Shelved {
     objects: Vec<Object>,
     rejected: Vec<Finding>,
     warnings: Vec<Finding>,
+    ignored: BTreeMap<String, usize>,
     /// Why the file cannot be read now.
     unreadable: Option<Finding>,
 }
@@ -43,6 +48,16 @@ pub(crate) struct Wanted {
 }
 
 impl Shelf {
+    /// Documents without effect, by kind.
+    pub(crate) fn ignored(&self) -> BTreeMap<String, usize> {
+        let mut all = BTreeMap::new();
+        for (kind, count) in self.files.values().flat_map(|shelved| &shelved.ignored) {
+            let kind = if all.len() < KIND_LIMIT || all.contains_key(kind) { kind } else { OTHER_KINDS };
+            *all.entry(kind.to_owned()).or_insert(0) += count;
+        }
+        all
+    }
+
     /// What the next look needs to know.
     pub(crate) fn known(&self) -> BTreeMap<Arc<str>, Known> {
         self.files.iter().filter_map(|(file, s)| Some((file.clone(), s.known.clone()?))).collect()
@@ -87,6 +102,7 @@ impl Shelf {
                         objects,
                         rejected: parsed.rejected,
                         warnings: parsed.warnings,
+                        ignored: parsed.ignored,
                         unreadable: None,
                     };
                 }
@@ -120,22 +136,42 @@ impl Shelf {
                 format!("it is defined in {loser} too; this one stays"),
             ));
         }
-        if objects.len() > OBJECT_LIMIT {
-            let mut by_file: Vec<&Key> = objects.keys().collect();
-            by_file.sort_by_key(|key| {
-                objects.get(key).map(|o| (o.meta().origin.file.clone(), o.meta().origin.line))
-            });
-            let extra: Vec<Key> = by_file.into_iter().skip(OBJECT_LIMIT).cloned().collect();
-            for key in extra {
-                if let Some(object) = objects.remove(&key) {
-                    let origin = &object.meta().origin;
-                    let message = format!("there are more than {OBJECT_LIMIT} objects; it is left out");
-                    rejected.push(finding(&origin.file, origin.line, key.to_string(), message));
-                }
-            }
-        }
+        leave_out(&mut objects, &mut rejected);
         let warnings = self.files.values().flat_map(|s| s.warnings.iter().cloned()).collect();
         Wanted { objects, rejected, warnings }
+    }
+}
+
+/// Leaves out what is beyond the limits, by file name and line.
+fn leave_out(objects: &mut BTreeMap<Key, Object>, rejected: &mut Vec<Finding>) {
+    if objects.len() <= OBJECT_LIMIT && objects.values().map(entries).sum::<usize>() <= ENTRY_LIMIT {
+        return;
+    }
+    let mut by_file: Vec<(Origin, Key)> =
+        objects.iter().map(|(key, object)| (object.meta().origin.clone(), key.clone())).collect();
+    by_file.sort_by(|(a, _), (b, _)| (&a.file, a.line).cmp(&(&b.file, b.line)));
+    let (mut kept, mut total) = (0, 0);
+    for (origin, key) in by_file {
+        let more = objects.get(&key).map_or(0, entries);
+        if kept < OBJECT_LIMIT && total + more <= ENTRY_LIMIT {
+            (kept, total) = (kept + 1, total + more);
+            continue;
+        }
+        objects.remove(&key);
+        let message = match kept < OBJECT_LIMIT {
+            false => format!("there are more than {OBJECT_LIMIT} objects; it is left out"),
+            true => format!("there are more than {ENTRY_LIMIT} endpoints and routes; it is left out"),
+        };
+        rejected.push(finding(&origin.file, origin.line, key.to_string(), message));
+    }
+}
+
+/// How many parts of an object are limited in all.
+fn entries(object: &Object) -> usize {
+    match object {
+        Object::EndpointSlice(slice) => slice.endpoints.iter().map(|e| e.ips.len().max(1)).sum(),
+        Object::ServiceProfile(profile) => profile.routes.len(),
+        _ => 0,
     }
 }
 

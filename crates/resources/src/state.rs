@@ -1,6 +1,6 @@
 //! What is remembered over a restart: the last good objects and the virtual addresses given out.
 //!
-//! One checksummed file in the state directory. `directory.rs` reads it at start and replaces it after
+//! One checksummed file in the state directory, an object or address a line. `directory.rs` reads it at start and replaces it after
 //! changes. A file that is damaged or of another format counts as absent.
 
 use crate::hash;
@@ -10,6 +10,7 @@ use crate::render::manifest;
 use crate::write::replace_file;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -20,9 +21,9 @@ use weft_model::service::ServiceName;
 /// The file's name.
 const FILE: &str = "manifests.state";
 /// The first word of the file, with the version of its format.
-const MAGIC: &str = "weft-manifests-1";
-/// Largest file that is read, bytes: 100,000 objects of 5 KiB.
-const SIZE_LIMIT: u64 = 512 << 20;
+const MAGIC: &str = "weft-manifests-2";
+/// Largest file that is read, bytes: as much as all manifests may have, and as much again for what names the fields.
+const SIZE_LIMIT: u64 = 2 * crate::scan::TOTAL_LIMIT;
 
 /// What is remembered.
 #[derive(Debug, Default)]
@@ -54,11 +55,10 @@ impl State {
             Err(error) => return Err(problem(&error)),
         }
         let (head, body) = text.split_once('\n').ok_or_else(|| problem(&"it is cut short"))?;
-        if head != header(body) {
+        if head != header(body.as_bytes()) {
             return Err(problem(&"it is damaged, or of another version"));
         }
-        let body: Value = serde_json::from_str(body).map_err(|e| problem(&e))?;
-        Ok(Some(remembered(body)))
+        remembered(body).map(Some).map_err(|e| problem(&e))
     }
 
     /// Replaces the file. Blocks until it is on disk.
@@ -66,42 +66,47 @@ impl State {
         if let Some(directory) = self.path.parent() {
             std::fs::create_dir_all(directory)?;
         }
-        let objects: Vec<Value> = remembered
-            .objects
-            .values()
-            .map(|o| {
-                let origin = &o.meta().origin;
-                json!({"file": &*origin.file, "line": origin.line, "manifest": manifest(o)})
-            })
-            .collect();
-        let addresses: Vec<Value> =
-            remembered.addresses.iter().map(|(s, ip)| json!([s.namespace, s.name, ip])).collect();
-        let body = json!({"objects": objects, "addresses": addresses}).to_string();
-        replace_file(&self.path, format!("{}\n{body}", header(&body)).as_bytes(), 0o600)
+        // Line by line: the tree of all objects at once would be many times as large as they are.
+        let mut text = header(b"");
+        text.push('\n');
+        let head = text.len();
+        for object in remembered.objects.values() {
+            let origin = &object.meta().origin;
+            let line = json!({"file": &*origin.file, "line": origin.line, "manifest": manifest(object)});
+            let _ = writeln!(text, "{line}");
+        }
+        for (service, ip) in &remembered.addresses {
+            let _ = writeln!(text, "{}", json!({"address": [service.namespace, service.name, ip]}));
+        }
+        let checked = header(text.get(head..).unwrap_or_default().as_bytes());
+        text.replace_range(..head.saturating_sub(1), &checked);
+        replace_file(&self.path, text.as_bytes(), 0o600)
     }
 }
 
-fn header(body: &str) -> String {
-    format!("{MAGIC} {:016x}", hash::of(body.as_bytes()))
+/// The first line: always of the same length.
+fn header(body: &[u8]) -> String {
+    format!("{MAGIC} {:016x}", hash::of(body))
 }
 
-fn remembered(body: Value) -> Remembered {
+fn remembered(body: &str) -> Result<Remembered, serde_json::Error> {
     let mut found = Remembered::default();
-    let list = |key: &str| body.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
-    for entry in list("objects") {
+    for line in body.lines() {
+        let mut entry: Value = serde_json::from_str(line)?;
+        if let Some(address) = entry.get("address") {
+            let text = |index: usize| address.get(index).and_then(Value::as_str);
+            if let (Some(namespace), Some(name), Some(Ok(ip))) = (text(0), text(1), text(2).map(str::parse)) {
+                found.addresses.insert(ServiceName { namespace: namespace.into(), name: name.into() }, ip);
+            }
+            continue;
+        }
         let file: Arc<str> = entry.get("file").and_then(Value::as_str).unwrap_or_default().into();
-        let tree = Node::from_json(entry.get("manifest").cloned().unwrap_or_default());
+        let tree = Node::from_json(entry.get_mut("manifest").map(Value::take).unwrap_or_default());
         let line = entry.get("line").and_then(Value::as_u64).and_then(|line| u32::try_from(line).ok());
         for mut object in parse_tree(&file, &tree).objects {
             object.meta_mut().origin.line = line.unwrap_or_default();
             found.objects.insert(object.key(), object);
         }
     }
-    for entry in list("addresses") {
-        let text = |index: usize| entry.get(index).and_then(Value::as_str);
-        if let (Some(namespace), Some(name), Some(Ok(ip))) = (text(0), text(1), text(2).map(str::parse)) {
-            found.addresses.insert(ServiceName { namespace: namespace.into(), name: name.into() }, ip);
-        }
-    }
-    found
+    Ok(found)
 }

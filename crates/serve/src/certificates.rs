@@ -16,7 +16,7 @@ use weft_model::identity::Id;
 use weft_wire::services::{self, Caller, CertifyRequest, CertifyResponse, Code, Status};
 
 /// Source addresses told apart.
-const MAX_SOURCES: usize = 4096;
+pub(crate) const MAX_SOURCES: usize = 4096;
 
 /// Calls of one address: many proxies may stand behind one, and a whole mesh may start at once. Signing takes
 /// well under a millisecond, so one address can use up a tenth of a core at most.
@@ -78,6 +78,7 @@ impl Parts {
     async fn certify(&self, caller: &Caller, request: &CertifyRequest) -> Result<CertifyResponse, Status> {
         let source = caller.addr.map(|addr| addr.ip().to_canonical());
         if source.is_some_and(|ip| !self.sources.admit(ip, Instant::now())) {
+            self.metrics.limit_reached("certify-per-source");
             return Err(Status::new(Code::ResourceExhausted, "too many Certify calls from this address"));
         }
         let identity: Id = request

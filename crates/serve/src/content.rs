@@ -9,7 +9,7 @@ use weft_wire::services::{MAX_MESSAGE_BYTES, Message};
 
 /// Steps kept for one version. Nearly all streams come from the version before; the others lag by different
 /// amounts, and beyond this many each computes its own.
-const MAX_STEPS: usize = 8;
+pub(crate) const MAX_STEPS: usize = 8;
 
 /// Messages shared by all streams that send them.
 pub(crate) type Messages = Arc<[Message]>;
@@ -134,6 +134,7 @@ mod tests {
         Answer::Endpoints(EndpointSet {
             labels: Labels::new(labels),
             endpoints: ports.iter().map(endpoint).collect(),
+            left_out: 0,
         })
     }
 

@@ -7,7 +7,7 @@ use weft_model::workload::Asker;
 use weft_wire::services::{self, Answer, Caller, Code, DestinationQuery, Status};
 
 /// Longest path that is kept for a stream, bytes: a DNS name with a port is shorter.
-const MAX_PATH: usize = 300;
+pub(crate) const MAX_PATH: usize = 300;
 
 /// Answers `Destination.Get` and `GetProfile`.
 pub struct Destinations(Service);
@@ -36,14 +36,14 @@ impl services::Destinations for Destinations {
     fn endpoints(&self, caller: Caller, query: DestinationQuery) -> Answer {
         let asker = self.asker(&caller, &query);
         let question = asker.map(|asker| Question::Endpoints { path: query.path, asker });
-        let answers = question.and_then(|question| self.0.follow("Get", question));
+        let answers = question.and_then(|question| self.0.follow(&caller, "Get", question));
         Box::pin(std::future::ready(answers))
     }
 
     fn profile(&self, caller: Caller, query: DestinationQuery) -> Answer {
         let asker = self.asker(&caller, &query);
         let question = asker.map(|asker| Question::Profile { path: query.path, asker });
-        let answers = question.and_then(|question| self.0.follow("GetProfile", question));
+        let answers = question.and_then(|question| self.0.follow(&caller, "GetProfile", question));
         Box::pin(std::future::ready(answers))
     }
 }

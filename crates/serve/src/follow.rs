@@ -7,25 +7,42 @@
 use crate::claims;
 use crate::content::{Known, Messages};
 use crate::metrics::{MethodMetrics, Metrics};
+use crate::quota::{Place, Places};
 use crate::views::{Moves, Subscription, Views};
 use futures_util::stream;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 use weft_index::{Answer, Question, Refusal, RefusalKind};
+use weft_model::identity::Id;
 use weft_model::workload::Asker;
 use weft_net::drain::Drain;
 use weft_telemetry::metrics::Tracked;
 use weft_wire::services::{Answers, Caller, Code, Message, Status};
 
-/// Streams of all proxies together. 50,000 are ten each of 5,000 proxies, at a few KiB.
-const MAX_STREAMS: usize = 50_000;
+/// Limits of the streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// Of all proxies together.
+    pub total: usize,
+    /// Of one proxy: one identity at one address.
+    pub per_proxy: usize,
+}
+
+impl Default for StreamLimits {
+    fn default() -> Self {
+        // 20,000 are ten each of 2,000 proxies. One takes 9 KiB in a debug build, so these stay below 256 MiB. One
+        // proxy that looks up everything has two connections full; it may not take so many that others get none.
+        Self { total: 20_000, per_proxy: 8_192 }
+    }
+}
 
 /// Shortest time between two differences on one stream. A rolling update of a large service changes something
 /// every few milliseconds; 20 ms make that 50 messages a second at most, and nobody notices the delay.
-const PACE: Duration = Duration::from_millis(20);
+pub(crate) const PACE: Duration = Duration::from_millis(20);
 
 /// What all services of one control plane share. Cheap to clone.
 #[derive(Clone)]
@@ -34,12 +51,17 @@ pub struct Service {
     metrics: Metrics,
     drain: Drain,
     streams: Arc<Semaphore>,
+    proxies: Arc<Places<Proxy>>,
 }
+
+/// Whom a stream is counted for: replicas of a workload share an identity, hosts behind one address do not.
+type Proxy = (Option<Id>, Option<IpAddr>);
 
 impl Service {
     /// Services over the views. When the drain is signaled all streams end well, and proxies ask elsewhere.
-    pub fn new(views: Views, metrics: Metrics, drain: Drain) -> Self {
-        Self { views, metrics, drain, streams: Arc::new(Semaphore::new(MAX_STREAMS)) }
+    pub fn new(views: Views, metrics: Metrics, drain: Drain, limits: StreamLimits) -> Self {
+        let streams = Arc::new(Semaphore::new(limits.total.min(Semaphore::MAX_PERMITS)));
+        Self { views, metrics, drain, streams, proxies: Arc::new(Places::new(limits.per_proxy)) }
     }
 
     /// Checks that a caller is who it claims to be.
@@ -48,20 +70,16 @@ impl Service {
     }
 
     /// Opens a stream. The first answer is computed or found at once.
-    pub(crate) fn follow(&self, method: &'static str, question: Question) -> Result<Answers, Status> {
-        let opened = self.open(method, question);
-        if let Err(status) = &opened {
-            self.metrics.call_refused(status.code);
-        }
-        opened
-    }
-
-    fn open(&self, method: &'static str, question: Question) -> Result<Answers, Status> {
+    pub(crate) fn follow(
+        &self,
+        caller: &Caller,
+        method: &'static str,
+        question: Question,
+    ) -> Result<Answers, Status> {
         if self.drain.is_signaled() {
             return Err(Status::new(Code::Unavailable, "the control plane is shutting down"));
         }
-        let permit = self.streams.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| Status::new(Code::ResourceExhausted, "too many streams are open"))?;
+        let place = self.place(caller)?;
         let moves = question.asker().and_then(|asker| self.views.moves_of(asker));
         let mut subscription = self.views.subscribe(&question).map_err(refused)?;
         let content = subscription.newest();
@@ -85,10 +103,25 @@ impl Service {
             drained: Box::pin(self.drain.signaled()),
             _tracked: metrics.streams.track(),
             metrics,
-            _permit: permit,
+            _place: place,
         };
         let stream = stream::unfold(follow, |mut follow| async move { Some((follow.next().await?, follow)) });
         Ok(Answers { parts, ..Answers::new(stream) })
+    }
+
+    /// Room for one more stream of a caller.
+    fn place(&self, caller: &Caller) -> Result<(OwnedSemaphorePermit, Place<Proxy>), Status> {
+        let refused = |limit: &str, problem: &str| {
+            self.metrics.limit_reached(limit);
+            Status::new(Code::ResourceExhausted, problem)
+        };
+        let proxy = (caller.id.clone(), caller.addr.map(|addr| addr.ip().to_canonical()));
+        let place = self.proxies.take(proxy);
+        let place =
+            place.ok_or_else(|| refused("streams-per-proxy", "this proxy has too many streams open"))?;
+        let permit = self.streams.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| refused("streams", "too many streams are open"))?;
+        Ok((permit, place))
     }
 }
 
@@ -119,7 +152,7 @@ struct Follow {
     drained: Pin<Box<dyn Future<Output = ()> + Send>>,
     metrics: MethodMetrics,
     _tracked: Tracked,
-    _permit: OwnedSemaphorePermit,
+    _place: (OwnedSemaphorePermit, Place<Proxy>),
 }
 
 impl Follow {

@@ -9,6 +9,7 @@ mod claims;
 mod content;
 pub mod destinations;
 mod follow;
+pub mod limits;
 pub mod metrics;
 mod names;
 pub mod policies;
@@ -16,6 +17,6 @@ mod quota;
 pub mod server;
 pub mod views;
 
-pub use follow::Service;
+pub use follow::{Service, StreamLimits};
 pub use names::OwnNames;
 pub use quota::Allowance;

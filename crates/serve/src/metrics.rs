@@ -20,6 +20,7 @@ pub struct Metrics {
     connections: Family<Gauge>,
     connections_refused: Family<Counter>,
     certificates: Family<Counter>,
+    limits: Family<Counter>,
 }
 
 /// The metrics of one method's streams.
@@ -50,6 +51,8 @@ impl Metrics {
                 "control_plane_certificates_total",
                 "Certify calls by outcome: issued, or a gRPC code.",
             ),
+            limits: registry
+                .counters("weft_limit_reached_total", "Times a limit was reached (docs/limits.md)."),
         }
     }
 
@@ -76,6 +79,11 @@ impl Metrics {
 
     pub(crate) fn connection_refused(&self, cause: &str) {
         self.connections_refused.series(&[("cause", cause)]).inc();
+    }
+
+    /// Counts a limit that was met, by its name in docs/limits.md.
+    pub fn limit_reached(&self, limit: &str) {
+        self.limits.series(&[("limit", limit)]).inc();
     }
 
     pub(crate) fn certified(&self, outcome: &str) {

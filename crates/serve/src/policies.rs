@@ -8,7 +8,7 @@ use weft_model::workload::Asker;
 use weft_wire::services::{self, Answer, Caller, Code, PortQuery, Status, Target, TrafficQuery};
 
 /// Longest authority that is kept for a stream, bytes: a DNS name with a port is shorter.
-const MAX_AUTHORITY: usize = 300;
+pub(crate) const MAX_AUTHORITY: usize = 300;
 
 /// Answers `OutboundPolicies` and `InboundServerPolicies`.
 pub struct Policies(Service);
@@ -49,13 +49,13 @@ impl Policies {
 impl services::Policies for Policies {
     fn outbound(&self, caller: Caller, query: TrafficQuery) -> Answer {
         let question = self.outbound_question(&caller, query);
-        let answers = question.and_then(|question| self.0.follow("Watch", question));
+        let answers = question.and_then(|question| self.0.follow(&caller, "Watch", question));
         Box::pin(std::future::ready(answers))
     }
 
     fn inbound(&self, caller: Caller, query: PortQuery) -> Answer {
         let question = self.inbound_question(&caller, query);
-        let answers = question.and_then(|question| self.0.follow("WatchPort", question));
+        let answers = question.and_then(|question| self.0.follow(&caller, "WatchPort", question));
         Box::pin(std::future::ready(answers))
     }
 }

@@ -1,10 +1,11 @@
-//! How many calls somebody may make in a while, with a bounded memory of who made them.
+//! How many calls somebody may make in a while, and how many places he may hold at a time.
 //!
-//! `certificates` asks per source address, `server` per connection. Time is an argument.
+//! `certificates` asks per source address, `server` per connection and address, `follow` per proxy. Who is
+//! remembered is bounded: by a number, or by the places that are held. Time is an argument.
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -67,9 +68,69 @@ impl<K: Hash + Eq> Quota<K> {
     }
 }
 
+/// Counts what is held by key. Remembers a key only while it holds something.
+#[derive(Debug)]
+pub(crate) struct Places<K: Hash + Eq> {
+    each: usize,
+    held: Arc<Mutex<HashMap<K, usize>>>,
+}
+
+/// One place, held until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place<K: Hash + Eq> {
+    key: K,
+    held: Arc<Mutex<HashMap<K, usize>>>,
+}
+
+impl<K: Hash + Eq + Clone> Places<K> {
+    /// So many for each key.
+    pub(crate) fn new(each: usize) -> Self {
+        Self { each, held: Arc::default() }
+    }
+
+    /// A place, if the key has not all of its own.
+    pub(crate) fn take(&self, key: K) -> Option<Place<K>> {
+        let mut held = locked(&self.held);
+        let count = held.entry(key.clone()).or_insert(0);
+        if *count >= self.each {
+            return None;
+        }
+        *count += 1;
+        Some(Place { key, held: self.held.clone() })
+    }
+}
+
+impl<K: Hash + Eq> Drop for Place<K> {
+    fn drop(&mut self) {
+        let mut held = locked(&self.held);
+        if let Some(count) = held.get_mut(&self.key) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                held.remove(&self.key);
+            }
+        }
+    }
+}
+
+fn locked<K>(held: &Mutex<HashMap<K, usize>>) -> MutexGuard<'_, HashMap<K, usize>> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn places_are_counted_per_key_and_come_back() {
+        let places = Places::new(2);
+        let (first, second, other) = (places.take("a"), places.take("a"), places.take("b"));
+        assert!(first.is_some() && second.is_some() && other.is_some());
+        assert!(places.take("a").is_none());
+        drop(first);
+        assert!(places.take("a").is_some());
+        drop((second, other));
+        assert!(locked(&places.held).is_empty(), "nobody is remembered who holds nothing");
+    }
 
     #[test]
     fn calls_are_counted_per_key_and_period() {

@@ -5,15 +5,14 @@
 //! plaintext, and only from loopback. Every number that a client could drive up has a limit here.
 
 use crate::metrics::Metrics;
-use crate::quota::{Allowance, Quota};
-use std::collections::HashMap;
+use crate::quota::{Allowance, Places, Quota};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
-use weft_identity::store::{Accept, Store, accept_any};
+use weft_identity::store::{Accept, Store, TlsError, accept_any};
 use weft_model::identity::Id;
 use weft_net::body::Body;
 use weft_net::drain::Drain;
@@ -43,9 +42,11 @@ pub struct Limits {
     /// since the handshake; proxies reconnect at once and keep what they know meanwhile. Up to a tenth less is
     /// taken, by chance, so that proxies that came together do not come back together.
     pub connection_time: Duration,
-    /// TLS handshakes at once; further ones wait.
+    /// Connections at once whose TLS handshake is under way.
     pub handshakes: usize,
-    /// Longest handshake, waiting included.
+    /// Of these, from one address: silent connections of one host must not keep others' from entering.
+    pub handshakes_per_source: usize,
+    /// Longest handshake.
     pub handshake_time: Duration,
     /// Longest time from a call's head to its answer's.
     pub answer_time: Duration,
@@ -75,15 +76,20 @@ impl Default for Limits {
             ..Http2Limits::default()
         };
         Self {
-            // At about 50 KiB each for TLS and HTTP/2 buffers these are 200 MiB; real meshes per replica are
-            // smaller. A guess, to be settled by a measurement of idle connections.
+            // At 43 KiB each for TLS and HTTP/2 buffers (measured in a debug build) these are 180 MiB; real meshes
+            // per replica are smaller.
             connections: 4096,
-            per_source: 4096,
+            // Half of them: many proxies may stand behind one address, but none may shut out all others. A proxy
+            // has two connections, and a third while its certificate is renewed.
+            per_source: 2048,
             unidentified: 512,
             unidentified_time: Duration::from_secs(60),
             // A leaf's own lifetime.
             connection_time: Duration::from_secs(24 * 3600),
-            handshakes: 64,
+            // A handshake takes a round trip and a millisecond of computing, so these are a thousand proxies that
+            // start within a moment; who is refused comes again with backoff.
+            handshakes: 1024,
+            handshakes_per_source: 512,
             handshake_time: Duration::from_secs(10),
             answer_time: Duration::from_secs(10),
             // A proxy renews once in hours; this allows for retries and for leaves of seconds in tests.
@@ -103,7 +109,8 @@ pub struct Edge {
     connections: Arc<Semaphore>,
     unidentified: Arc<Semaphore>,
     handshakes: Semaphore,
-    sources: Mutex<HashMap<IpAddr, usize>>,
+    handshakes_by_source: Places<Option<IpAddr>>,
+    sources: Places<Option<IpAddr>>,
 }
 
 impl Edge {
@@ -123,7 +130,8 @@ impl Edge {
             connections: Arc::new(Semaphore::new(limits.connections)),
             unidentified: Arc::new(Semaphore::new(limits.unidentified)),
             handshakes: Semaphore::new(limits.handshakes),
-            sources: Mutex::new(HashMap::new()),
+            handshakes_by_source: Places::new(limits.handshakes_per_source),
+            sources: Places::new(limits.per_source),
             limits,
         })
     }
@@ -167,10 +175,10 @@ impl Edge {
     pub async fn connection(self: Arc<Self>, stream: Stream) {
         let peer = stream.peer_addr();
         let Ok(_permit) = self.connections.clone().try_acquire_owned() else {
-            return self.metrics.connection_refused("connections");
+            return self.refuse("connections");
         };
-        let Some(_counted) = self.count_source(peer) else {
-            return self.metrics.connection_refused("source");
+        let Some(_counted) = self.sources.take(ip(peer)) else {
+            return self.refuse("connections-per-source");
         };
         let (stream, id) = match self.enter(stream, peer).await {
             Ok(entered) => entered,
@@ -186,7 +194,7 @@ impl Edge {
             Access::All => (self.limits.connection_time.mul_f64(1.0 - fastrand::f64() / 10.0), None),
             Access::CertifyOnly => match self.unidentified.clone().try_acquire_owned() {
                 Ok(place) => (self.limits.unidentified_time, Some(place)),
-                Err(_) => return self.metrics.connection_refused("unidentified"),
+                Err(_) => return self.refuse("connections-unidentified"),
             },
         };
         if timeout(time, serving).await.is_err() {
@@ -213,18 +221,21 @@ impl Edge {
                 }
             };
         }
-        let time = self.limits.handshake_time;
-        let handshake = async {
-            let _permit = self.handshakes.acquire().await.ok();
-            accept_any(&self.names, stream, Accept { alpn: ALPN, timeout: time }).await
+        let at = |limit: &'static str| {
+            self.metrics.limit_reached(limit);
+            "limit"
         };
-        match timeout(time, handshake).await {
-            Ok(Ok(accepted)) => Ok((accepted.stream, accepted.client)),
-            Ok(Err(error)) => {
+        let _under_way = self.handshakes.try_acquire().map_err(|_| at("handshakes"))?;
+        let _of_its_source =
+            self.handshakes_by_source.take(ip(peer)).ok_or_else(|| at("handshakes-per-source"))?;
+        let accept = Accept { alpn: ALPN, timeout: self.limits.handshake_time };
+        match accept_any(&self.names, stream, accept).await {
+            Ok(accepted) => Ok((accepted.stream, accepted.client)),
+            Err(TlsError::Timeout(_)) => Err(at("handshake-time")),
+            Err(error) => {
                 tracing::debug!(?peer, %error, "refused a connection");
                 Err(error.code().as_str())
             }
-            Err(_) => Err("handshake-timeout"),
         }
     }
 
@@ -243,42 +254,16 @@ impl Edge {
         }
     }
 
-    /// Counts a connection of an address; `None` at the limit.
-    fn count_source(&self, peer: Option<SocketAddr>) -> Option<Counted<'_>> {
-        let ip = peer.map(|addr| addr.ip().to_canonical());
-        if let Some(ip) = ip {
-            let mut sources = self.lock_sources();
-            let count = sources.entry(ip).or_insert(0);
-            if *count >= self.limits.per_source {
-                return None;
-            }
-            *count += 1;
-        }
-        Some(Counted { edge: self, ip })
-    }
-
-    fn lock_sources(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Counts a connection that met a limit.
+    fn refuse(&self, limit: &str) {
+        self.metrics.connection_refused("limit");
+        self.metrics.limit_reached(limit);
     }
 }
 
-/// One connection in the count of its address.
-struct Counted<'a> {
-    edge: &'a Edge,
-    ip: Option<IpAddr>,
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        let Some(ip) = self.ip else { return };
-        let mut sources = self.edge.lock_sources();
-        if let Some(count) = sources.get_mut(&ip) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                sources.remove(&ip);
-            }
-        }
-    }
+/// The address that a connection is counted for.
+fn ip(peer: Option<SocketAddr>) -> Option<IpAddr> {
+    peer.map(|addr| addr.ip().to_canonical())
 }
 
 /// What the calls of a connection may do.
@@ -305,18 +290,26 @@ impl Calls {
             *response.status_mut() = http::StatusCode::HTTP_VERSION_NOT_SUPPORTED;
             return response;
         }
-        if let Err(status) = self.admit(request.uri().path()) {
-            self.metrics.call_refused(status.code);
-            return status.into_response().map(Body::boxed);
-        }
-        request.extensions_mut().insert(self.caller.clone());
-        match timeout(self.answer_time, self.router.call(request)).await {
-            Ok(response) => response.map(Body::boxed),
-            Err(_) => {
-                let status = Status::new(Code::Unavailable, "no answer in time; was the request complete?");
-                status.into_response().map(Body::boxed)
+        let response = match self.admit(request.uri().path()) {
+            Err(status) => status.into_response(),
+            Ok(()) => {
+                request.extensions_mut().insert(self.caller.clone());
+                let answer = timeout(self.answer_time, self.router.call(request)).await;
+                answer.unwrap_or_else(|_| {
+                    self.metrics.limit_reached("answer-time");
+                    let problem = "no answer in time; was the request complete?";
+                    Status::new(Code::Unavailable, problem).into_response()
+                })
+            }
+        };
+        // A refusal is a response whose head has the status; a stream's comes at its end.
+        if let Some(code) = Status::of_head(response.headers()).filter(|code| *code != Code::Ok) {
+            self.metrics.call_refused(code);
+            if code == Code::OutOfRange {
+                self.metrics.limit_reached("request-bytes");
             }
         }
+        response.map(Body::boxed)
     }
 
     fn admit(&self, path: &str) -> Result<(), Status> {
@@ -324,6 +317,7 @@ impl Calls {
             return match self.certify.admit((), Instant::now()) {
                 true => Ok(()),
                 false => {
+                    self.metrics.limit_reached("certify-per-connection");
                     Err(Status::new(Code::ResourceExhausted, "too many Certify calls on this connection"))
                 }
             };

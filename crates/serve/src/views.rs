@@ -18,7 +18,7 @@ use weft_model::workload::{Asker, WorkloadName};
 use weft_telemetry::text::Kind;
 
 /// Times of changes remembered for one view. A client that lags by more is told to lag by this many.
-const HISTORY: usize = 64;
+pub(crate) const HISTORY: usize = 64;
 
 /// The index and its views. Cheap to clone; clones share everything.
 #[derive(Clone)]
@@ -112,11 +112,27 @@ impl Views {
         ages.max().unwrap_or_default()
     }
 
-    /// Exports the number of views and the age of the oldest unsent change.
+    /// Endpoints that are left out of followed answers because they are beyond the limit.
+    fn left_out(&self) -> usize {
+        let views: Vec<_> = lock(&self.shared.live).values().cloned().collect();
+        let of = |view: &Arc<View>| match &view.current.borrow().content.answer {
+            Answer::Endpoints(set) => set.left_out,
+            _ => 0,
+        };
+        views.iter().map(of).sum()
+    }
+
+    /// Exports the number of views, what is left out of them, and the age of the oldest unsent change.
     pub fn export(&self, metrics: &Metrics) {
         let views = self.clone();
         metrics.registry().collector("control_plane_views", move |out| {
             out.single("control_plane_views", "Answers that streams follow.", Kind::Gauge, views.live());
+            out.single(
+                "control_plane_endpoints_left_out",
+                "Endpoints beyond the limit of one service, left out of what streams follow.",
+                Kind::Gauge,
+                views.left_out(),
+            );
             out.single(
                 "control_plane_oldest_unsent_change_seconds",
                 "Age of the oldest change that some stream has not taken yet.",

@@ -5,6 +5,7 @@
 //! crate that works at run time. Never opens a connection and never reads the environment.
 
 pub mod flood;
+pub mod limits;
 pub mod log;
 pub mod metrics;
 pub mod process;

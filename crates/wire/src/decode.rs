@@ -4,12 +4,12 @@
 //! and never panics. What it leaves out of a message it says in warnings, as data; it logs nothing.
 //! Each function reads one message from the buffer, which holds nothing else.
 
-mod endpoint;
+pub(crate) mod endpoint;
 mod inbound;
-mod outbound;
+pub(crate) mod outbound;
 mod profile;
 pub(crate) mod request;
-mod route;
+pub(crate) mod route;
 
 use crate::WireError;
 use bytes::Buf;
@@ -23,7 +23,7 @@ use weft_model::policy::{InboundPolicy, OutboundPolicy};
 use weft_model::profile::Profile;
 
 /// Warnings kept for one message; further ones are only counted.
-const MAX_WARNINGS: usize = 32;
+pub(crate) const MAX_WARNINGS: usize = 32;
 
 /// Longest span that a protobuf duration may have, 10,000 years. Keeps arithmetic on instants safe.
 const MAX_SPAN: Duration = Duration::from_secs(315_576_000_000);

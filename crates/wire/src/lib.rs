@@ -9,6 +9,7 @@ pub mod decode;
 pub mod encode;
 mod error;
 pub mod header;
+pub mod limits;
 pub mod services;
 
 pub use error::WireError;

@@ -50,7 +50,7 @@ const INBOUND_WATCH: &str = "/io.linkerd.proxy.inbound.InboundServerPolicies/Wat
 const PARTS_HEADER: &str = "weft-parts";
 
 /// Most messages that one endpoint set may come in; with 3 MiB each, over 100,000 endpoints.
-const MAX_PARTS: u16 = 16;
+pub(crate) const MAX_PARTS: u16 = 16;
 
 /// A request for endpoints or for a profile (`GetDestination`).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,10 +1,15 @@
 //! What happens to open streams when manifests on disk change, break, vanish and come back.
 
 use crate::text;
-use crate::world::{Channel, PATIENCE, Scratch, admin, admin_post, member, origin, plaintext, start, tls};
+use crate::world::{
+    Channel, NAME, PATIENCE, Scratch, admin, admin_post, member, origin, plaintext, start, tls,
+};
 use linkerd2_proxy_api::destination::destination_client::DestinationClient;
 use linkerd2_proxy_api::destination::{GetDestination, Update};
+use linkerd2_proxy_api::identity::CertifyRequest;
+use linkerd2_proxy_api::identity::identity_client::IdentityClient;
 use std::fmt::Write;
+use std::time::SystemTime;
 use tokio::time::timeout;
 use tonic::{Code, Streaming};
 use weft_control::{ControlError, Options};
@@ -154,8 +159,9 @@ async fn a_restart_without_readable_manifests_serves_what_is_remembered() {
 /// The address that the service was given, as the state directory remembers it.
 fn virtual_address(scratch: &Scratch) -> String {
     let text = std::fs::read_to_string(scratch.state().join("manifests.state")).unwrap();
-    let state: serde_json::Value = serde_json::from_str(text.split_once('\n').unwrap().1).unwrap();
-    format!("{}:80", state["addresses"][0][2].as_str().unwrap())
+    let line = text.lines().find(|line| line.starts_with(r#"{"address""#)).unwrap();
+    let entry: serde_json::Value = serde_json::from_str(line).unwrap();
+    format!("{}:80", entry["address"][2].as_str().unwrap())
 }
 
 /// Whose address it is.
@@ -234,6 +240,59 @@ async fn a_caller_speaks_for_its_own_namespace_and_workload_only() {
         assert_eq!(code, expected, "{token}");
         let code = client.get_profile(request).await.map_or_else(|status| status.code(), |_| Code::Ok);
         assert_eq!(code, expected, "{token}");
+    }
+    control.kill();
+}
+
+#[tokio::test]
+async fn every_promised_metric_is_there() {
+    let scratch = Scratch::new();
+    scratch.put("all.yaml", &(SERVICE.to_owned() + &workload(1) + "---\n{apiVersion: v1, kind: Pod}\n"));
+    scratch
+        .put("bad.yaml", "{apiVersion: v1, kind: Service, metadata: {name: x, namespace: shop}, spec: []}\n");
+    let control = start(scratch.tls_options()).await;
+    let identity = "web.shop.serviceaccount.identity.linkerd.cluster.local";
+    let channel = tls(control.listen, &member(&scratch.authority(), identity)).await;
+    let mut stream = follow(&channel).await;
+    assert_eq!(hear(&mut stream).await, "add .1");
+    scratch.put("more.yaml", &workload(2));
+    assert_eq!(hear(&mut stream).await, "add .2");
+    let mut certify = IdentityClient::with_origin(channel, origin());
+    certify.certify(CertifyRequest::default()).await.unwrap_err();
+    let metrics = admin(&control, "/metrics").await;
+    for line in [
+        r#"control_plane_streams{method="Get"} 1"#,
+        "control_plane_oldest_unsent_change_seconds 0",
+        r#"control_plane_propagation_seconds_count{method="Get"} 1"#,
+        r#"manifest_errors{file="bad.yaml"} 1"#,
+        r#"manifest_documents_ignored{kind="v1/Pod"} 1"#,
+        r#"control_plane_certificates_total{outcome="INVALID_ARGUMENT"} 1"#,
+        r#"control_plane_calls_refused_total{code="INVALID_ARGUMENT"} 1"#,
+        r#"control_plane_connections{identified="true"} 1"#,
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+    let state: serde_json::Value = serde_json::from_str(&admin(&control, "/state.json").await).unwrap();
+    let shown: Vec<_> = state["certificates"].as_array().unwrap().iter().collect();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let (day, year) = (24 * 3600, 365 * 24 * 3600);
+    for (role, subject, least, most) in [
+        ("anchor", "root.linkerd.cluster.local", 9 * year, 11 * year),
+        ("issuer", "root.linkerd.cluster.local", 9 * year, 11 * year),
+        ("leaf", NAME, day - 600, day + 600),
+    ] {
+        let name = "control_plane_certificate_expiration_timestamp_seconds";
+        let series =
+            metrics.lines().find(|line| line.starts_with(&format!(r#"{name}{{role="{role}",subject=""#)));
+        let (labels, end) =
+            series.unwrap_or_else(|| panic!("no {role} in {metrics}")).rsplit_once(' ').unwrap();
+        assert!(labels.contains(subject), "{labels}");
+        let left = end.parse::<u64>().unwrap() - now;
+        assert!((least..most).contains(&left), "{role}: {left} s");
+        assert!(
+            shown.iter().any(|c| c["role"] == role && c["not_after"] == end.parse::<u64>().unwrap()),
+            "{state}"
+        );
     }
     control.kill();
 }

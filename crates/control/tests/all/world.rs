@@ -16,6 +16,7 @@ use weft_net::prefixed::Bounds;
 use weft_net::socket::{self, SocketOptions};
 use weft_net::stream::Stream;
 use weft_net::web::{self, Http2Client, Http2ClientOptions, WebError};
+use weft_serve::StreamLimits;
 
 /// The control plane's name, where it speaks TLS.
 pub(crate) const NAME: &str = "weft-control.linkerd.serviceaccount.identity.linkerd.cluster.local";
@@ -75,6 +76,9 @@ impl Scratch {
                 .into(),
             issuer: None,
             issuance_lifetime: Duration::from_secs(24 * 3600),
+            connections: 4096,
+            connections_per_source: 4096,
+            streams: StreamLimits::default(),
         }
     }
 

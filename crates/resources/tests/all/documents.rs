@@ -229,6 +229,56 @@ metadata:
 }
 
 #[test]
+fn a_dump_of_a_whole_namespace_loads_unchanged_and_what_is_not_ours_is_counted() {
+    let parsed = read(include_str!("../dumps/shop.yaml"));
+    assert_eq!(parsed.rejected, vec![]);
+    let ignored: Vec<_> = parsed.ignored.iter().map(|(kind, count)| (kind.as_str(), *count)).collect();
+    assert_eq!(
+        ignored,
+        [("apps/v1/Deployment", 1), ("apps/v1/ReplicaSet", 1), ("v1/Node", 1), ("v1/Pod", 2)]
+    );
+    let told: Vec<_> = parsed.warnings.iter().map(|w| (w.field.as_str(), w.message.as_str())).collect();
+    assert_eq!(told.iter().filter(|(field, _)| *field == "kind").count(), 4, "each kind once: {told:?}");
+    let names: Vec<String> = parsed.objects.iter().map(|o| o.key().to_string()).collect();
+    assert_eq!(
+        names,
+        [
+            "Namespace shop",
+            "Service shop/web",
+            "Service shop/db",
+            "Service shop/upstream",
+            "EndpointSlice shop/web-7x2kq",
+            "EndpointSlice shop/web-v6-9qplm",
+            "EndpointSlice shop/upstream-names",
+            "ServiceProfile shop/web.shop.svc.cluster.local",
+        ]
+    );
+    let slices: Vec<_> = parsed
+        .objects
+        .iter()
+        .filter_map(|object| match object {
+            Object::EndpointSlice(slice) => Some(slice),
+            _ => None,
+        })
+        .collect();
+    let ips = |n: usize| slices[n].endpoints.iter().map(|e| e.ips.len()).collect::<Vec<_>>();
+    assert_eq!((ips(0), ips(1), ips(2)), (vec![1, 1], vec![1], vec![0]), "names are not resolved");
+    assert_eq!(slices[0].endpoints.iter().map(|e| e.ready).collect::<Vec<_>>(), [Some(true), Some(false)]);
+    assert_eq!(slices[1].endpoints[0].ips[0], "2001:db8::7".parse::<std::net::IpAddr>().unwrap());
+    let fqdn: Vec<_> = told.iter().filter(|(field, _)| *field == "addressType").collect();
+    assert_eq!(fqdn.len(), 1, "that names have no effect is said: {told:?}");
+    assert_eq!(told.len(), 5, "and nothing else is: {told:?}");
+}
+
+#[test]
+fn kinds_without_effect_are_told_apart_up_to_a_bound() {
+    let text: String = (0..200).map(|n| format!("---\n{{apiVersion: v1, kind: K{n}}}\n")).collect();
+    let parsed = read(&text);
+    assert_eq!((parsed.ignored.len(), parsed.ignored["(others)"]), (51, 150));
+    assert_eq!((parsed.warnings.len(), parsed.rejected.len()), (51, 0));
+}
+
+#[test]
 fn older_versions_are_brought_up_to_date() {
     let old = workload("v1beta1", "v1alpha1").replace("meshTLS", "meshTls");
     assert_eq!(only_workload(&old).ips.len(), 1);

@@ -12,8 +12,8 @@ use weft_identity::authority::{Authority, Lifetimes};
 use weft_net::socket::{self, SocketOptions};
 use weft_net::stream::Stream;
 use weft_net::web::{Http2Client, Http2ClientOptions};
-use weft_serve::Allowance;
 use weft_serve::server::Limits;
+use weft_serve::{Allowance, StreamLimits};
 
 fn get() -> api::GetDestination {
     api::GetDestination { path: "web.shop.svc.cluster.local:80".into(), ..Default::default() }
@@ -221,4 +221,76 @@ async fn what_nobody_follows_any_more_is_forgotten() {
         tokio::task::yield_now().await;
     }
     assert_eq!(world.views.oldest_unsent(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn a_proxy_has_so_many_streams_and_others_are_served() {
+    let streams = StreamLimits { per_proxy: 2, ..StreamLimits::default() };
+    let world = World::limited(Edges::Tls, Limits::default(), streams).await;
+    world.put(service("shop/web", "240.0.0.1"));
+    let greedy = [world.channel().await, world.channel().await];
+    let mut held = Vec::new();
+    for channel in &greedy {
+        held.push(DestinationClient::with_origin(channel.clone(), origin()).get(get()).await.unwrap());
+    }
+    let refused = DestinationClient::with_origin(greedy[0].clone(), origin()).get(get()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "over all of its connections");
+    let other = world.identity("api.shop.serviceaccount.identity.linkerd.cluster.local");
+    assert_eq!(code(channel(world.connect(&other).await)).await, None, "another proxy has its own");
+    let metrics = world.registry.render();
+    for line in [
+        r#"weft_limit_reached_total{limit="streams-per-proxy"} 1"#,
+        r#"control_plane_calls_refused_total{code="RESOURCE_EXHAUSTED"} 1"#,
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+    drop(held);
+    while world.views.live() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(code(greedy[0].clone()).await, None, "what is given back can be had again");
+}
+
+#[tokio::test]
+async fn all_proxies_together_have_so_many_streams() {
+    let streams = StreamLimits { total: 1, ..StreamLimits::default() };
+    let world = World::limited(Edges::Tls, Limits::default(), streams).await;
+    world.put(service("shop/web", "240.0.0.1"));
+    let channel = world.channel().await;
+    let held = DestinationClient::with_origin(channel.clone(), origin()).get(get()).await.unwrap();
+    assert_eq!(code(channel.clone()).await, Some(Code::ResourceExhausted));
+    let metrics = world.registry.render();
+    assert!(metrics.contains(r#"weft_limit_reached_total{limit="streams"} 1"#), "{metrics}");
+    drop(held);
+}
+
+#[tokio::test]
+async fn silent_connections_of_one_host_keep_nobody_elses_out() {
+    let limits = Limits { handshakes_per_source: 1, ..Limits::default() };
+    let world = World::with(Edges::Tls, limits).await;
+    let silent = tcp(&world).await;
+    while !world.registry.render().contains(r#"limit="handshakes-per-source"} 1"#) {
+        // The first silent one may not have been counted yet; a second one at a time is closed at once.
+        let mut second = tcp(&world).await;
+        let mut nothing = Vec::new();
+        let _ = tokio::time::timeout(Duration::from_millis(50), second.read_to_end(&mut nothing)).await;
+    }
+    let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
+    elsewhere.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+    let socket = elsewhere.connect(world.address).await.unwrap();
+    let target =
+        weft_model::identity::TlsTarget { id: NAME.parse().unwrap(), server_name: NAME.parse().unwrap() };
+    world.identity(WEB).connect(Stream::tcp(socket), &target, &[]).await.unwrap();
+    drop(silent);
+}
+
+#[tokio::test]
+async fn requests_beyond_the_limit_are_refused_and_counted() {
+    let world = World::start().await;
+    let mut client = DestinationClient::with_origin(world.channel().await, origin());
+    let path = "x".repeat(weft_wire::services::MAX_REQUEST_BYTES);
+    let refused = client.get(api::GetDestination { path, ..Default::default() }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange);
+    let metrics = world.registry.render();
+    assert!(metrics.contains(r#"weft_limit_reached_total{limit="request-bytes"} 1"#), "{metrics}");
 }

@@ -27,7 +27,7 @@ use weft_serve::metrics::Metrics;
 use weft_serve::policies::Policies;
 use weft_serve::server::{Edge, Limits};
 use weft_serve::views::Views;
-use weft_serve::{OwnNames, Service};
+use weft_serve::{OwnNames, Service, StreamLimits};
 use weft_telemetry::metrics::Registry;
 use weft_wire::services::Router;
 
@@ -67,6 +67,10 @@ impl World {
     }
 
     pub(crate) async fn with(edges: Edges, limits: Limits) -> Self {
+        Self::limited(edges, limits, StreamLimits::default()).await
+    }
+
+    pub(crate) async fn limited(edges: Edges, limits: Limits, streams: StreamLimits) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("weft-serve-{}-{number}", std::process::id()));
@@ -83,7 +87,7 @@ impl World {
             Edges::Plaintext => vec![],
         };
         let names = OwnNames::issue(&authority, names).unwrap();
-        let service = Service::new(views.clone(), metrics.clone(), drain.clone());
+        let service = Service::new(views.clone(), metrics.clone(), drain.clone(), streams);
         let now = Arc::new(SystemTime::now);
         let router = Router::new()
             .with_destinations(Destinations::new(service.clone()))

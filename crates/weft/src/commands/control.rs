@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
-use weft_control::Options;
+use weft_control::{Options, StreamLimits};
 use weft_identity::authority::IssuerFiles;
 use weft_model::name::DnsName;
 use weft_model::policy::DefaultPolicy;
@@ -43,7 +43,7 @@ pub(crate) fn arguments(command: clap::Command) -> clap::Command {
                 .conflicts_with("name")
                 .help("Speak without TLS; only on a loopback address. Everybody on this host is believed"),
         );
-    mesh::arguments(issuer_arguments(policy_arguments(command)))
+    mesh::arguments(limit_arguments(issuer_arguments(policy_arguments(command))))
 }
 
 /// The files of an external authority: all three or none.
@@ -65,6 +65,29 @@ fn issuer_arguments(command: clap::Command) -> clap::Command {
                 .value_parser(value_parser!(PathBuf))
                 .requires_all(others)
                 .help(help),
+        )
+    })
+}
+
+/// What docs/limits.md says can be set: the flag, its default, and of what it is a limit.
+fn limits() -> [(&'static str, usize, &'static str); 4] {
+    let (edge, streams) = weft_control::limits();
+    [
+        ("max-connections", edge.connections, "Connections of proxies at once"),
+        ("max-connections-per-source", edge.per_source, "Connections at once from one address"),
+        ("max-streams", streams.total, "Streams of all proxies at once"),
+        ("max-streams-per-proxy", streams.per_proxy, "Streams at once of one identity at one address"),
+    ]
+}
+
+fn limit_arguments(command: clap::Command) -> clap::Command {
+    limits().into_iter().fold(command, |command, (name, default, help)| {
+        command.arg(
+            Arg::new(name)
+                .long(name)
+                .value_name("NUMBER")
+                .value_parser(value_parser!(u32).range(1..))
+                .help(format!("{help} [default: {default}]")),
         )
     })
 }
@@ -134,7 +157,10 @@ pub(crate) fn run(matches: &ArgMatches, environment: &Environment) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(format_args!("cannot start threads: {error}")),
     };
-    match runtime.block_on(weft_control::run(options, log)) {
+    let ended = runtime.block_on(weft_control::run(options, log));
+    // A look at the manifests may be under way; it changes nothing, so nobody waits for it.
+    runtime.shutdown_background();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(error),
     }
@@ -172,6 +198,8 @@ fn options(matches: &ArgMatches) -> Result<Options, Vec<String>> {
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
+    let [connections, connections_per_source, total, per_proxy] = limits()
+        .map(|(name, default, _)| matches.get_one::<u32>(name).map_or(default, |number| *number as usize));
     Ok(Options {
         manifests: matches.get_many::<PathBuf>("manifests").into_iter().flatten().cloned().collect(),
         state: mesh::state(matches),
@@ -184,6 +212,9 @@ fn options(matches: &ArgMatches) -> Result<Options, Vec<String>> {
         opaque_ports,
         issuer: issuer(matches),
         issuance_lifetime: matches.get_one::<Duration>("issuance-lifetime").copied().unwrap_or_default(),
+        connections,
+        connections_per_source,
+        streams: StreamLimits { total, per_proxy },
     })
 }
 

@@ -17,11 +17,11 @@ use weft_model::identity::{Id, TlsTarget};
 use weft_model::route::Labels;
 
 /// Labels kept of one map. The control plane sends about ten.
-const MAX_LABELS: usize = 32;
+pub(crate) const MAX_LABELS: usize = 32;
 
 /// Bytes of labels that one message may unfold into, because a set's labels are copied into each of its
 /// addresses: 10,000 addresses with 1 KiB each need 10 MiB.
-const MAX_LABEL_BYTES: usize = 64 * 1024 * 1024;
+pub(crate) const MAX_LABEL_BYTES: usize = 64 * 1024 * 1024;
 
 /// Reads an update; `None` if nothing of it is usable.
 pub(super) fn update(message: api::Update, warnings: &mut Warnings) -> Option<EndpointUpdate> {

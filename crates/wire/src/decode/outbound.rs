@@ -18,7 +18,7 @@ use weft_model::route::{
 };
 
 /// Largest waiting room that a policy may ask for; ten times the proxy's own default.
-const MAX_QUEUE: usize = 100_000;
+pub(crate) const MAX_QUEUE: usize = 100_000;
 
 /// How long an invalid policy looks at a connection before it refuses it.
 const INVALID_DETECT: Duration = Duration::from_secs(10);

@@ -10,11 +10,11 @@ use weft_model::route::{
 };
 
 /// Longest expression, bytes. Kubernetes' route kinds allow 1,024 for a path.
-const MAX_PATTERN: usize = 4096;
+pub(crate) const MAX_PATTERN: usize = 4096;
 
 /// Largest compiled program of one expression, bytes; the crate's own default of 10 MiB would let one
 /// message of many expressions fill the memory.
-const MAX_PROGRAM: usize = 1024 * 1024;
+pub(crate) const MAX_PROGRAM: usize = 1024 * 1024;
 
 /// Admits an expression that compiles by itself and anchored at both ends.
 pub(super) fn pattern(text: String) -> Result<Pattern, WireError> {

@@ -68,6 +68,13 @@ impl Status {
         Self { code, message: message.into() }
     }
 
+    /// The code in the head of a response: there only if the call was refused, for what is answered says it in its
+    /// trailers.
+    pub fn of_head(headers: &http::HeaderMap) -> Option<Code> {
+        let number = headers.get("grpc-status")?;
+        Some(Code::from_tonic(tonic::Code::from_bytes(number.as_bytes())))
+    }
+
     /// This status as a whole response, for calls refused before they reach a service.
     pub fn into_response(self) -> http::Response<super::Body> {
         tonic::Status::from(self).into_http()

@@ -180,10 +180,7 @@ impl World {
     /// Proves that the proxy's memory is below its ceiling now.
     #[track_caller]
     pub(crate) fn is_small(&self) {
-        let statm = fs::read_to_string(format!("/proc/{}/statm", self.proxy.id())).unwrap();
-        let field = |n| statm.split(' ').nth(n).unwrap().trim().parse::<u64>().unwrap() * 4096;
-        // Without the pages of the executable, of which a debug build has many.
-        let own = field(1) - field(2);
+        let own = own(self.proxy.id());
         assert!(own < CEILING, "the proxy takes {} MiB", own >> 20);
     }
 
@@ -203,6 +200,13 @@ impl Drop for World {
     }
 }
 
+/// The resident memory of a process, without the pages of the executable, of which a debug build has many.
+pub(crate) fn own(process: u32) -> u64 {
+    let statm = fs::read_to_string(format!("/proc/{process}/statm")).unwrap();
+    let field = |n| statm.split(' ').nth(n).unwrap().trim().parse::<u64>().unwrap() * 4096;
+    field(1) - field(2)
+}
+
 /// Waits until something holds.
 #[track_caller]
 pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
@@ -214,7 +218,7 @@ pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
 }
 
 /// Lets other processes run. There is nothing to be notified by: they are not ours to instrument.
-fn pause() {
+pub(crate) fn pause() {
     let (_keep, never) = std::sync::mpsc::sync_channel::<()>(1);
     let _ = never.recv_timeout(Duration::from_millis(20));
 }
