@@ -17,6 +17,7 @@ mod machine;
 mod measure;
 mod plot;
 mod process;
+mod profile;
 mod programs;
 mod publish;
 mod report;
@@ -24,9 +25,11 @@ mod rounds;
 mod statistics;
 mod usage;
 
-use case::Case;
+use case::{Case, Contender};
 use clap::Parser;
+use contender::Site;
 use failure::Failure;
+use load::Load;
 use measure::Plan;
 use process::Seats;
 use programs::{Given, Programs};
@@ -48,8 +51,25 @@ struct Arguments {
 enum Action {
     /// Measure, and write a table, a plot and all figures
     Run(Box<Run>),
+    /// Say where the time of Weft's proxies goes, crate by crate (needs perf and addr2line)
+    Profile(Profile),
     /// Say which programs are found, and their versions
     Programs(Given),
+}
+
+#[derive(clap::Args)]
+struct Profile {
+    /// Under the load of which cases
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "CASE", default_values = ["http1", "http2"])]
+    cases: Vec<Case>,
+    /// Length of the sampling
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=120))]
+    seconds: u64,
+    /// Write the tables into this file as well
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    given: Given,
 }
 
 #[derive(clap::Args)]
@@ -91,6 +111,9 @@ struct Run {
     given: Given,
 }
 
+/// Connections of a profile's load, the default of `run`.
+const LOAD: usize = 32;
+
 fn parse_rounds(text: &str) -> Result<usize, String> {
     let rounds = text.parse().ok().filter(|rounds| (1..=99).contains(rounds) && rounds % 2 == 1);
     rounds.ok_or_else(|| "expected an odd number up to 99".to_owned())
@@ -107,6 +130,7 @@ fn main() -> ExitCode {
     let outcome = match (Arguments::parse().action, runtime) {
         (_, Err(error)) => Err(Failure::Io { what: "the runtime".to_owned(), error }),
         (Action::Programs(given), _) => list(&given),
+        (Action::Profile(arguments), Ok(runtime)) => runtime.block_on(profile(&arguments)),
         (Action::Run(arguments), Ok(runtime)) => runtime.block_on(run(&arguments)),
     };
     match outcome {
@@ -167,6 +191,42 @@ async fn run(arguments: &Run) -> Result<(), Failure> {
     println!("written to {}", arguments.out.display());
     match &arguments.publish {
         Some(file) => publish::publish(&report, file),
+        None => Ok(()),
+    }
+}
+
+/// Samples Weft's proxies under the load of each case.
+async fn profile(arguments: &Profile) -> Result<(), Failure> {
+    let programs = Programs::find(&arguments.given)?;
+    let seats = Seats::find();
+    seats.settle()?;
+    let workshop = Workshop::create(false)?;
+    let app = app::start().await.map_err(Failure::io("the application"))?;
+    let binary = contender::installed(&programs.weft, Contender::Weft)?.to_owned();
+    let mut text = String::new();
+    for case in &arguments.cases {
+        let site = Site { app: &app, programs: &programs, seats, dir: workshop.dir.join(case.name()) };
+        let running = contender::start(Contender::Weft, *case, &site).await?;
+        check::check(&running, *case, &app).await?;
+        let load = Load::start(case.traffic(1), running.entry, LOAD);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let window = Duration::from_secs(arguments.seconds);
+        let profile = profile::sample(&running.pids(), &binary, window, &workshop.dir).await?;
+        let outcome = load.finish().await;
+        if let Some(error) = outcome.errors.first() {
+            return Err(Failure::Machine(format!("{}: {error}", case.name())));
+        }
+        text.push_str(&format!(
+            "### {}\n\n{:.1} % in our own code, {:.1} % in the kernel; {}\n",
+            case.title(),
+            profile.own(),
+            profile.kernel(),
+            profile.markdown()
+        ));
+    }
+    println!("{text}");
+    match &arguments.out {
+        Some(file) => std::fs::write(file, text).map_err(Failure::io(file.display().to_string())),
         None => Ok(()),
     }
 }

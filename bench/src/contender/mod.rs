@@ -143,7 +143,7 @@ async fn single(
     Ok(Running { contender, entry, proxies: vec![process], _others: Vec::new(), inner: None })
 }
 
-fn installed(program: &Option<Program>, contender: Contender) -> Result<&Path, Failure> {
+pub(crate) fn installed(program: &Option<Program>, contender: Contender) -> Result<&Path, Failure> {
     let missing =
         || Failure::Start { who: contender.name().to_owned(), why: "it is not installed".to_owned() };
     Ok(&program.as_ref().ok_or_else(missing)?.path)

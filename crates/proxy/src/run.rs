@@ -184,6 +184,7 @@ fn shared(settings: &Arc<Settings>, store: &Store, registry: &Registry, drain: &
         inbound: Admission::new(settings.inbound.max_in_flight),
         outbound: Admission::new(settings.outbound.max_in_flight),
         drain: drain.clone(),
+        at_rest: Default::default(),
     }
 }
 

@@ -23,7 +23,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use weft_discover::destination::{Held, NoPlan};
@@ -376,6 +376,7 @@ fn http1_answer(
 
 /// Waits for a resting connection's next byte or its end. False if it is to be closed instead.
 async fn wakes(via: &Via, stream: &GuardedStream, idle_timeout: Duration) -> bool {
+    let _counted = AtRest::enter(&via.shared);
     tokio::select! {
         readable = poll_fn(|cx| stream.poll_readable(cx)) => readable.is_ok(),
         () = to_be_closed(via) => false,
@@ -383,6 +384,22 @@ async fn wakes(via: &Via, stream: &GuardedStream, idle_timeout: Duration) -> boo
             via.shared.reports.limits.reached(Limit::IdleTimeout, via.client.hop);
             false
         }
+    }
+}
+
+/// Counts a connection at rest for as long as it lives.
+struct AtRest<'a>(&'a Shared);
+
+impl<'a> AtRest<'a> {
+    fn enter(shared: &'a Shared) -> Self {
+        shared.at_rest.fetch_add(1, Relaxed);
+        Self(shared)
+    }
+}
+
+impl Drop for AtRest<'_> {
+    fn drop(&mut self) {
+        self.0.at_rest.fetch_sub(1, Relaxed);
     }
 }
 

@@ -42,6 +42,7 @@ pub(crate) fn state(admin: &Seen<'_>) -> Value {
             "inbound": admin.shared.inbound.count(),
             "outbound": admin.shared.outbound.count(),
         },
+        "connections_at_rest": admin.shared.at_rest.load(std::sync::atomic::Ordering::Relaxed),
         "lookups": lookups(admin),
         "outbound": outbound,
         "inbound": inbound,

@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) inbound: Admission,
     pub(crate) outbound: Admission,
     pub(crate) drain: Drain,
+    /// HTTP/1 connections that hold no buffers, because nothing is under way on them.
+    pub(crate) at_rest: AtomicUsize,
 }
 
 /// One connection.

@@ -2,6 +2,7 @@
 
 use crate::world::{Pair, plain};
 use http::{Response, Version};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weft_net::body::Body;
 use weft_testkit::application::Application;
@@ -145,4 +146,35 @@ async fn one_proxy_in_front_keeps_http1() {
         assert_eq!(raw.answer().await.text(), "direct");
     }
     assert!(app.seen().iter().all(|request| request.version() == Version::HTTP_11));
+}
+
+#[tokio::test]
+async fn a_connection_at_rest_gives_its_buffers_back_and_serves_on() {
+    let pair = Pair::around(Application::echo().await).await;
+    let mut raw = Raw::connect(pair.client.upstream()).await;
+    let at_rest = async |expected: u64| {
+        while pair.client.state().await["connections_at_rest"] != expected {
+            tokio::time::sleep(Duration::from_millis(20)).await; // nobody tells when a connection comes to rest
+        }
+    };
+    for round in 0..3 {
+        let body = format!("round {round}");
+        // The second request follows at once, and the third in two pieces.
+        let post = format!("POST / HTTP/1.1\r\nhost: web\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        raw.send(format!("{post}{post}{}", &post[..9])).await;
+        assert_eq!((raw.answer().await.text(), raw.answer().await.text()), (body.clone(), body.clone()));
+        raw.send(&post[9..]).await;
+        assert_eq!(raw.answer().await.text(), body);
+        at_rest(1).await;
+    }
+    // A request that has begun, and an answer that has not ended, are no rest.
+    raw.send("POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 5\r\n\r\nab").await;
+    at_rest(0).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await; // longer than it takes to come to rest
+    assert_eq!(pair.client.state().await["connections_at_rest"], 0);
+    raw.send("cde").await;
+    assert_eq!(raw.answer().await.text(), "abcde");
+    at_rest(1).await;
+    drop(raw);
+    at_rest(0).await;
 }
