@@ -6,7 +6,7 @@
 //! plane. Chooses no addresses and accepts no connections by itself.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -65,6 +65,19 @@ fn apply(socket: &SockRef<'_>, options: &SocketOptions) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a connection made on this host to `address` arrives at a listener that is bound to `listener`. One
+/// bound to the unspecified address takes what comes to any address of the host.
+pub fn arrives_at(address: SocketAddr, listener: SocketAddr) -> bool {
+    let (ip, bound) = (address.ip().to_canonical(), listener.ip().to_canonical());
+    address.port() == listener.port() && (ip == bound || bound.is_unspecified() && is_of_this_host(ip))
+}
+
+/// Whether an address is one of this host's, in this network namespace, now. The kernel is asked, since addresses
+/// come and go: it binds a socket only to its own. Nothing is sent.
+fn is_of_this_host(ip: IpAddr) -> bool {
+    ip.is_loopback() || ip.is_unspecified() || UdpSocket::bind((ip, 0)).is_ok()
+}
+
 /// What a failed accept means for the loop that called it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcceptError {
@@ -120,6 +133,26 @@ mod tests {
         let listener = listen("127.0.0.1:0".parse().unwrap(), &SocketOptions::default()).unwrap();
         let client = connect(listener.local_addr().unwrap(), &SocketOptions::default()).await.unwrap();
         assert!(SockRef::from(&client).keepalive().unwrap());
+    }
+
+    #[test]
+    fn an_unspecified_listener_takes_every_address_of_the_host() {
+        let check = |address: &str, listener: &str, expected: bool| {
+            let arrives = arrives_at(address.parse().unwrap(), listener.parse().unwrap());
+            assert_eq!(arrives, expected, "{address} at {listener}");
+        };
+        check("127.0.0.1:80", "127.0.0.1:80", true);
+        check("[::ffff:127.0.0.1]:80", "127.0.0.1:80", true);
+        check("127.0.0.1:80", "127.0.0.1:81", false);
+        check("127.0.0.2:80", "127.0.0.1:80", false);
+        check("127.7.7.7:80", "0.0.0.0:80", true);
+        check("127.7.7.7:80", "[::]:80", true);
+        check("192.0.2.1:80", "0.0.0.0:80", false); // TEST-NET-1 is nobody's
+        // The address that this host has towards others, if it has one.
+        let towards = UdpSocket::bind("0.0.0.0:0").and_then(|s| s.connect("192.0.2.1:9").map(|()| s));
+        if let Ok(own) = towards.and_then(|socket| socket.local_addr()) {
+            check(&format!("{}:80", own.ip()), "0.0.0.0:80", true);
+        }
     }
 
     #[test]

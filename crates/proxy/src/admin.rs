@@ -20,7 +20,6 @@ use weft_discover::destination::Destinations;
 use weft_identity::renew;
 use weft_model::reason::Hop;
 use weft_net::body::Body;
-use weft_net::drain::Drain;
 use weft_net::socket::AcceptError;
 use weft_net::stream::Stream;
 use weft_net::web;
@@ -49,11 +48,10 @@ enum Client {
 }
 
 /// Serves until the process ends. It goes on during the drain, so that the drain can be watched.
-pub(crate) async fn run(admin: Arc<Admin>, listener: TcpListener, drain: Drain) {
+pub(crate) async fn run(admin: Arc<Admin>, listener: TcpListener) {
     let places = Arc::new(Semaphore::new(admin.shared.settings.limits.admin_connections));
     // Admin connections must not hold the drain up, so they get one that nobody waits for.
-    let (never, own) = weft_net::drain::channel();
-    let (_never, _drain) = (never, drain);
+    let (_never, own) = weft_net::drain::channel();
     loop {
         let (tcp, client) = match listener.accept().await {
             Ok(accepted) => accepted,

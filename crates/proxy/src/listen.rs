@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use weft_model::reason::{Code, Hop, Phase, Reason};
+use weft_net::drain::Guard;
 use weft_net::socket::{self, AcceptError, SocketOptions};
 use weft_net::stream::Stream;
 use weft_telemetry::{Counter, Family, Gauge, Registry};
@@ -108,6 +109,8 @@ struct Place {
     open: Gauge,
     closed: Counter,
     _permit: OwnedSemaphorePermit,
+    /// From the start: its request may already be on its way.
+    _guard: Guard,
 }
 
 impl Drop for Place {
@@ -158,7 +161,7 @@ impl Listener {
         let open = metrics.open.series(&labels);
         let pauses = metrics.pauses.series(&labels[2..]);
         let sources = Arc::new(Mutex::new(Sources::default()));
-        let drained = shared.drain.signaled();
+        let drained = shared.drains.of(self.role.hop()).signaled();
         tokio::pin!(drained);
         let places = Arc::new(Semaphore::new(self.bounds.total.min(Semaphore::MAX_PERMITS)));
         loop {
@@ -202,6 +205,7 @@ impl Listener {
                 open: open.clone(),
                 closed: closed.clone(),
                 _permit: permit,
+                _guard: shared.drains.of(self.role.hop()).guard(),
             };
             if let Err(error) = socket::prepare(&tcp, &self.options) {
                 tracing::debug!(%error, %client, "the connection was gone before it was served");

@@ -54,7 +54,7 @@ async fn run(via: &Arc<Via>, held: &Held, client: Stream, sni: Option<&str>) -> 
         None => {}
     }
     let (server, _pending) = connect(via, rule).await?;
-    let _guard = via.shared.drain.guard();
+    let _guard = via.shared.drains.of(via.client.hop).guard();
     let counters = splice::Counters::default();
     tokio::select! {
         outcome = splice::relay(client, server, &counters) => {

@@ -12,7 +12,7 @@ use crate::report::Reports;
 use crate::serve;
 use crate::settings::{Controller, Direction, IdentitySource, Settings};
 use crate::target::{Aim, Each, OwnAddresses};
-use crate::via::Shared;
+use crate::via::{Drains, Shared};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -117,7 +117,7 @@ pub async fn start(world: World) -> Result<Proxy, StartError> {
         series: settings.metrics.max_series,
         retain_idle: settings.metrics.retain_idle,
     });
-    let (trigger, drain) = drain::channel();
+    let (triggers, drains) = Triggers::new();
     let store = store(&settings)?;
     let accept_metrics = AcceptMetrics::new(&registry);
 
@@ -134,7 +134,7 @@ pub async fn start(world: World) -> Result<Proxy, StartError> {
     let (renewal, identity) = renewal(&settings, &store, link(Which::Identity, &settings.control.identity)?)?;
     control.spawn(renewal.run());
 
-    let shared = Arc::new(shared(&settings, &store, &registry, &drain));
+    let shared = Arc::new(shared(&settings, &store, &registry, drains));
     let stop = Arc::new(tokio::sync::Notify::new());
     let admin = Admin {
         shared: shared.clone(),
@@ -161,12 +161,12 @@ pub async fn start(world: World) -> Result<Proxy, StartError> {
         upstreams: listeners.upstreams,
         binds: listeners.binds,
     };
-    control.spawn(admin::run(Arc::new(admin), listeners.admin, drain));
+    control.spawn(admin::run(Arc::new(admin), listeners.admin));
     let grace = settings.shutdown.grace;
     data.clone().spawn(async move {
         let accept = tokio::spawn(accepting.run(store));
         stop.notified().await;
-        drain_within(trigger, grace).await;
+        triggers.drain_within(grace).await;
         accept.abort();
         done.send_replace(true);
     });
@@ -174,7 +174,7 @@ pub async fn start(world: World) -> Result<Proxy, StartError> {
 }
 
 /// What all connections share.
-fn shared(settings: &Arc<Settings>, store: &Store, registry: &Registry, drain: &drain::Drain) -> Shared {
+fn shared(settings: &Arc<Settings>, store: &Store, registry: &Registry, drains: Drains) -> Shared {
     Shared {
         settings: settings.clone(),
         store: store.clone(),
@@ -183,17 +183,36 @@ fn shared(settings: &Arc<Settings>, store: &Store, registry: &Registry, drain: &
         unprocessed: Budget::new(&RetryBudget::default(), Instant::now()),
         inbound: Admission::new(settings.inbound.max_in_flight),
         outbound: Admission::new(settings.outbound.max_in_flight),
-        drain: drain.clone(),
+        drains,
         at_rest: Default::default(),
     }
 }
 
-/// Drains, but not beyond the grace period.
-async fn drain_within(trigger: Trigger, grace: Duration) {
-    tracing::info!(open = trigger.guards(), grace = ?grace, "draining");
-    match tokio::time::timeout(grace, trigger.drain()).await {
-        Ok(()) => tracing::info!("drained"),
-        Err(_) => tracing::warn!("the grace period passed with connections open"),
+/// The end of both directions.
+struct Triggers {
+    inbound: Trigger,
+    outbound: Trigger,
+}
+
+impl Triggers {
+    fn new() -> (Self, Drains) {
+        let ((inbound, inbound_drain), (outbound, outbound_drain)) = (drain::channel(), drain::channel());
+        (Self { inbound, outbound }, Drains { inbound: inbound_drain, outbound: outbound_drain })
+    }
+
+    /// Drains, but not beyond the grace period: first what comes to the application, and only then what it calls
+    /// itself, because it may need others to finish what it was asked.
+    async fn drain_within(self, grace: Duration) {
+        let open = self.inbound.guards() + self.outbound.guards();
+        tracing::info!(open, grace = ?grace, "draining");
+        let both = async {
+            self.inbound.drain().await;
+            self.outbound.drain().await;
+        };
+        match tokio::time::timeout(grace, both).await {
+            Ok(()) => tracing::info!("drained"),
+            Err(_) => tracing::warn!("the grace period passed with connections open"),
+        }
     }
 }
 
@@ -550,7 +569,7 @@ async fn captured(shared: Arc<Shared>, destinations: Destinations, own: OwnAddre
             return refuse(Code::BadRequest, format!("the connection was not redirected here: {error}"));
         }
     };
-    if own.0.iter().any(|own| own.port() == meant.port() && own.ip() == meant.ip()) {
+    if own.lead_home(meant) {
         return refuse(Code::LoopDetected, format!("it was meant for {meant}, the proxy itself"));
     }
     outbound(shared.clone(), destinations.outbound(&Addr::Socket(meant)).ok(), accepted).await;

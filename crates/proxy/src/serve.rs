@@ -34,6 +34,7 @@ use weft_model::identity::{NoTls, Peer};
 use weft_model::reason::{Code, Hop, Phase, Reason};
 use weft_net::aside;
 use weft_net::body::{Body, Reset};
+use weft_net::drain::Drain;
 use weft_net::frames::Rates;
 use weft_net::guard::{self, GuardedStream};
 use weft_net::metered::{self, MeteredStream};
@@ -67,7 +68,7 @@ pub(crate) async fn outbound(shared: Arc<Shared>, incoming: Incoming, held: Held
         Protocol::Opaque => {
             return opaque::relay(via(Aim::One(held.clone())).into(), held, stream, None).await;
         }
-        Protocol::Detect(limit) | Protocol::Tls(limit) => look(stream, limit).await,
+        Protocol::Detect(limit) | Protocol::Tls(limit) => look(stream, limit, &shared.drains.outbound).await,
     };
     match outcome {
         Ok((Look::Http(version), stream)) if !matches!(protocol, Protocol::Tls(_)) => {
@@ -99,7 +100,7 @@ pub(crate) async fn inbound(shared: Arc<Shared>, incoming: Incoming, held: Held)
         let via = via(Peer::Plain(NoTls::PortSkipped), Aim::One(held.clone()));
         return opaque::relay(via.into(), held, stream, None).await;
     }
-    let (found, stream) = match look(stream, settings.inbound.detect_timeout).await {
+    let (found, stream) = match look(stream, settings.inbound.detect_timeout, &reports.drains.inbound).await {
         Ok((Look::Silent, _)) => {
             let reason = Reason::new(Code::DetectTimeout, Hop::Inbound, Phase::Accept);
             return reports.reports.connection(&reason, client);
@@ -139,7 +140,7 @@ async fn decrypted(via: Via, held: Held, stream: Stream, protocol: Protocol) {
     if protocol == Protocol::Http2 {
         return http(via, stream, Http::Two).await;
     }
-    match look(stream, limit).await {
+    match look(stream, limit, &via.shared.drains.inbound).await {
         Ok((found, stream)) => spoken(via, held, stream, (protocol, found)).await,
         Err(error) => closed_early(&via.shared, Hop::Inbound, via.client.addr, &error),
     }
@@ -181,7 +182,8 @@ async fn transport_header(shared: &Shared, incoming: Incoming) -> Result<(Header
     let refuse =
         |detail: &str| Reason::new(Code::TransportHeader, Hop::Inbound, Phase::Accept).detail(detail);
     let limit = shared.settings.inbound.detect_timeout;
-    let (found, stream) = look(incoming.stream, limit).await.map_err(|e| refuse(&e.to_string()))?;
+    let look = look(incoming.stream, limit, &shared.drains.inbound);
+    let (found, stream) = look.await.map_err(|e| refuse(&e.to_string()))?;
     match &found {
         Look::Tls(sni) if is_own_name(shared, sni.as_deref()) => {}
         Look::Silent => return Err(Reason::new(Code::DetectTimeout, Hop::Inbound, Phase::Accept)),
@@ -237,11 +239,16 @@ impl Look {
     }
 }
 
-/// Looks at the first bytes until they tell the protocol.
-async fn look(stream: Stream, limit: Duration) -> std::io::Result<(Look, Stream)> {
+/// Looks at the first bytes until they tell the protocol. A client that has not said enough when the proxy drains
+/// is left: what it meant to ask has not begun.
+async fn look(stream: Stream, limit: Duration, drain: &Drain) -> std::io::Result<(Look, Stream)> {
     let bounds = Bounds { bytes: detect::LIMIT, time: limit };
     let decide = |bytes: &[u8]| Some(detect::detect(bytes)).filter(|d| *d != Detected::NeedMore);
-    let (outcome, stream) = prefixed::read(stream, bounds, decide).await?;
+    let (outcome, stream) = tokio::select! {
+        biased;
+        read = prefixed::read(stream, bounds, decide) => read?,
+        () = drain.signaled() => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+    };
     let found = match outcome {
         Outcome::Decided(Detected::Http1) => Look::Http(Http::One),
         Outcome::Decided(Detected::Http2) => Look::Http(Http::Two),
@@ -301,7 +308,7 @@ async fn http1(mut via: Via, stream: Stream) {
     let (mut stream, handle) = GuardedStream::new(stream, limits);
     via.guard = Some(handle.clone());
     let via = Arc::new(via);
-    let _guard = via.shared.drain.guard();
+    let _guard = via.shared.drains.of(via.client.hop).guard();
     while let Some(resting) = Box::pin(http1_awake(&via, stream, &handle)).await {
         stream = resting;
         if !wakes(&via, &stream, http1.idle_timeout).await {
@@ -406,7 +413,7 @@ impl Drop for AtRest<'_> {
 /// Resolves when the connection should end after what is under way.
 async fn to_be_closed(via: &Via) {
     tokio::select! {
-        () = via.shared.drain.signaled() => {}
+        () = via.shared.drains.of(via.client.hop).signaled() => {}
         () = via.closing.asked() => {}
     }
 }
@@ -464,7 +471,7 @@ async fn http2(via: Via, stream: Stream) {
         let via = via.clone();
         move |request: Request<hyper::body::Incoming>| forward(via.clone(), request.map(Body::incoming))
     });
-    let _guard = via.shared.drain.guard();
+    let _guard = via.shared.drains.of(via.client.hop).guard();
     let mut connection = pin!(http2_builder(&direction).serve_connection(TokioIo::new(stream), service));
     let ended = match aside::race(connection.as_mut(), pin!(to_be_closed(&via))).await {
         Some(ended) => ended,

@@ -37,7 +37,7 @@ pub(crate) fn state(admin: &Seen<'_>) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "reasons_version": reason::VERSION,
         "identity": identity(admin),
-        "draining": admin.shared.drain.is_signaled(),
+        "draining": admin.shared.drains.inbound.is_signaled(),
         "requests_in_flight": {
             "inbound": admin.shared.inbound.count(),
             "outbound": admin.shared.outbound.count(),

@@ -15,6 +15,7 @@ use weft_discover::plan::Plan;
 use weft_model::address::Addr;
 use weft_model::reason::{Code, Phase};
 use weft_net::body::Body;
+use weft_net::socket::arrives_at;
 use weft_telemetry::Counter;
 
 /// Port of an `http` authority that names none.
@@ -49,17 +50,18 @@ impl OwnAddresses {
     pub(crate) fn forbid(&self, addr: &Addr) -> bool {
         let Addr::Socket(socket) = addr else { return false };
         let ip = socket.ip().to_canonical();
-        let own = |a: &SocketAddr| {
-            let same_host = a.ip().to_canonical() == ip || (a.ip().is_unspecified() && ip.is_loopback());
-            a.port() == socket.port() && same_host
-        };
         let link_local = match ip {
             std::net::IpAddr::V4(ip) => ip.is_link_local() || ip.is_unspecified() || ip.is_broadcast(),
             std::net::IpAddr::V6(ip) => {
                 ip.is_unicast_link_local() || ip.is_unspecified() || ip.segments()[..2] == [0xfd00, 0x0ec2]
             }
         };
-        link_local || self.0.iter().any(own)
+        link_local || self.lead_home(*socket)
+    }
+
+    /// Whether a connection to this address would come back to this proxy.
+    pub(crate) fn lead_home(&self, addr: SocketAddr) -> bool {
+        self.0.iter().any(|own| arrives_at(addr, *own))
     }
 }
 
@@ -142,6 +144,8 @@ mod tests {
         for (addr, forbidden) in [
             ("127.0.0.1:4140", true),
             ("127.0.0.1:4143", true),
+            ("127.9.9.9:4143", true),
+            ("127.9.9.9:4140", false),
             ("127.0.0.1:8080", false),
             ("169.254.169.254:80", true),
             ("[fe80::1]:80", true),

@@ -49,7 +49,7 @@ impl Upgradable for http::Response<Body> {
 /// Relays between the two sides once both have switched. The exchange's `passage` ends with the tunnel.
 pub(crate) fn start(via: &Arc<Via>, client: Option<Side>, server: Side, mut passage: Passage) {
     let Some(client) = client else { return };
-    let guard = via.shared.drain.guard();
+    let guard = via.shared.drains.of(via.client.hop).guard();
     tokio::spawn(async move {
         let (client, server) = match tokio::try_join!(client.0, server.0) {
             Ok(both) => both,

@@ -31,9 +31,26 @@ pub(crate) struct Shared {
     pub(crate) unprocessed: Budget,
     pub(crate) inbound: Admission,
     pub(crate) outbound: Admission,
-    pub(crate) drain: Drain,
     /// HTTP/1 connections that hold no buffers, because nothing is under way on them.
     pub(crate) at_rest: AtomicUsize,
+    pub(crate) drains: Drains,
+}
+
+/// The drains of both directions. Outbound goes on until inbound has ended: the application may need others to
+/// finish what it was asked.
+pub(crate) struct Drains {
+    pub(crate) inbound: Drain,
+    pub(crate) outbound: Drain,
+}
+
+impl Drains {
+    /// The drain of one direction.
+    pub(crate) fn of(&self, hop: Hop) -> &Drain {
+        match hop {
+            Hop::Inbound => &self.inbound,
+            Hop::Outbound => &self.outbound,
+        }
+    }
 }
 
 /// One connection.

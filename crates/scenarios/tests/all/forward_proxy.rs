@@ -66,3 +66,23 @@ async fn it_leads_neither_to_itself_nor_to_the_hosts_own_services() {
         assert!(tunnel.status >= 400, "{target}: {tunnel:?}");
     }
 }
+
+#[tokio::test]
+async fn a_listener_on_all_addresses_is_itself_at_every_address_of_the_host() {
+    let mesh = Mesh::new();
+    let all = [("FORWARD_PROXY_LISTEN_ADDR", "127.0.0.1:0"), ("INBOUND_LISTEN_ADDR", "0.0.0.0:0")];
+    let proxy = mesh.proxy("client", &all).await;
+    let at = proxy.proxy.forward_proxy.unwrap();
+    let mut hosts = vec!["127.0.0.1".to_owned(), "127.7.7.7".to_owned()];
+    // The address that this host has towards others, if it has one. Nothing is sent.
+    let towards = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    if towards.connect("192.0.2.1:9").is_ok() {
+        hosts.push(towards.local_addr().unwrap().ip().to_string());
+    }
+    for host in hosts {
+        let target = format!("{host}:{}", proxy.proxy.inbound.port());
+        let answer = exchange(at, &format!("GET http://{target}/ HTTP/1.1\r\nhost: x\r\n\r\n")).await;
+        assert_eq!(answer.status, 403, "{target}: {answer:?}");
+        assert!(answer.header("weft-reason").starts_with("forbidden-target"), "{target}: {answer:?}");
+    }
+}

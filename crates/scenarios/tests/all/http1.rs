@@ -2,11 +2,11 @@
 
 use crate::world::{Pair, plain};
 use http::{Response, Version};
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weft_net::body::Body;
 use weft_testkit::application::Application;
 use weft_testkit::client::{Raw, exchange};
+use weft_testkit::until;
 
 #[tokio::test]
 async fn an_absolute_target_and_a_differing_host_both_arrive_untouched() {
@@ -152,11 +152,9 @@ async fn one_proxy_in_front_keeps_http1() {
 async fn a_connection_at_rest_gives_its_buffers_back_and_serves_on() {
     let pair = Pair::around(Application::echo().await).await;
     let mut raw = Raw::connect(pair.client.upstream()).await;
-    let at_rest = async |expected: u64| {
-        while pair.client.state().await["connections_at_rest"] != expected {
-            tokio::time::sleep(Duration::from_millis(20)).await; // nobody tells when a connection comes to rest
-        }
-    };
+    let count = async || pair.client.state().await["connections_at_rest"].as_u64().unwrap();
+    let at_rest =
+        async |expected: u64| until("so many are at rest", async || count().await == expected).await;
     for round in 0..3 {
         let body = format!("round {round}");
         // The second request follows at once, and the third in two pieces.
@@ -170,8 +168,12 @@ async fn a_connection_at_rest_gives_its_buffers_back_and_serves_on() {
     // A request that has begun, and an answer that has not ended, are no rest.
     raw.send("POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 5\r\n\r\nab").await;
     at_rest(0).await;
-    tokio::time::sleep(Duration::from_millis(1500)).await; // longer than it takes to come to rest
-    assert_eq!(pair.client.state().await["connections_at_rest"], 0);
+    let mut other = Raw::connect(pair.client.upstream()).await;
+    other.send("POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 0\r\n\r\n").await;
+    assert_eq!(other.answer().await.status, 200);
+    at_rest(1).await; // the other, and it came later
+    drop(other);
+    at_rest(0).await;
     raw.send("cde").await;
     assert_eq!(raw.answer().await.text(), "abcde");
     at_rest(1).await;
