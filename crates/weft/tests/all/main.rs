@@ -4,3 +4,4 @@ mod beside;
 mod command_line;
 mod demo;
 mod hostile;
+mod redirected;
