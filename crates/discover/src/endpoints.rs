@@ -358,6 +358,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_control_plane_that_tells_endpoints_without_end_fills_no_memory() {
+        let (endpoints, mut calls) = follow();
+        let call = calls.recv().await.unwrap();
+        let many = |from: u32| {
+            let addr = |n: u32| SocketAddr::from((std::net::Ipv4Addr::from(0x0a00_0000 + n), 80));
+            (from..from + 10_000).map(|n| EndpointInfo::plain(addr(n))).collect::<Vec<_>>()
+        };
+        // At once, as a first set in parts, and then one by one.
+        for part in 0..15 {
+            call.send(Add(many(part * 10_000))).await.unwrap();
+        }
+        settle().await;
+        assert_eq!(endpoints.list().unwrap().len(), MAX_ENDPOINTS);
+        for part in 15..30 {
+            call.send(Add(many(part * 10_000))).await.unwrap();
+            settle().await;
+        }
+        assert_eq!(endpoints.list().unwrap().len(), MAX_ENDPOINTS);
+        call.send(Remove(many(0).iter().map(|info| info.addr).collect())).await.unwrap();
+        settle().await;
+        assert_eq!(endpoints.list().unwrap().len(), MAX_ENDPOINTS - 10_000, "what goes makes room");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn after_a_reconnect_the_first_add_is_a_reset_and_a_remove_before_it_is_ignored() {
         let (endpoints, mut calls) = follow();
         let notes = Arc::new(Notes::default());

@@ -11,8 +11,10 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use weft_identity::authority::Authority;
@@ -219,6 +221,8 @@ pub enum Manner {
     Talks,
     /// It accepts connections and then says nothing, as a stopped process does.
     Hangs,
+    /// It begins HTTP/2, and goes on with bytes that are no frames, in ever other ways.
+    Babbles,
 }
 
 /// A running control plane. Dropped, it is killed at some later time; see [`Plane::kill`].
@@ -254,9 +258,13 @@ async fn accept(listener: TcpListener, router: Router, manner: Manner) {
         let (tcp, _) = listener.accept().await.unwrap();
         let router = router.clone();
         connections.spawn(async move {
-            if manner == Manner::Hangs {
-                let _open = tcp;
-                return std::future::pending().await;
+            match manner {
+                Manner::Talks => {}
+                Manner::Hangs => {
+                    let _open = tcp;
+                    return std::future::pending().await;
+                }
+                Manner::Babbles => return babble(tcp).await,
             }
             let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
                 let router = router.clone();
@@ -267,4 +275,31 @@ async fn accept(listener: TcpListener, router: Router, manner: Manner) {
             let _ = server.serve_connection(TokioIo::new(tcp), service).await;
         });
     }
+}
+
+/// Sends SETTINGS, so that the client counts itself connected, and then one of several kinds of nonsense.
+async fn babble(mut tcp: TcpStream) {
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const NONSENSE: [&[u8]; 6] = [
+        // Not HTTP/2 at all.
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        // A frame of 16 MiB.
+        &[0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1],
+        // Data on a stream that nobody opened.
+        &[0, 0, 1, 0, 0, 0, 0, 0, 99, 7],
+        // A header list that does not decode.
+        &[0, 0, 2, 1, 5, 0, 0, 0, 1, 0xff, 0xff],
+        // A window of more than there may be.
+        &[0, 0, 4, 8, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff],
+        // A SETTINGS frame of a length that none has.
+        &[0, 0, 5, 4, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5],
+    ];
+    static TURN: AtomicUsize = AtomicUsize::new(0);
+    let turn = TURN.fetch_add(1, Ordering::Relaxed);
+    let nonsense = NONSENSE.into_iter().cycle().nth(turn % NONSENSE.len()).unwrap_or_default();
+    // The client hangs up as soon as it has read it.
+    for piece in [SETTINGS, nonsense] {
+        let _ = tcp.write_all(piece).await;
+    }
+    let _ = tcp.read_to_end(&mut Vec::new()).await;
 }

@@ -69,6 +69,12 @@ impl Net {
         self.state.lock().unwrap().frozen.entry(addr).or_default().send_replace(true);
     }
 
+    /// A new process at `addr`, which answers.
+    fn thaw(&self, addr: SocketAddr) {
+        self.set(addr, Condition::Up);
+        self.state.lock().unwrap().frozen.entry(addr).or_default().send_replace(false);
+    }
+
     fn attempts(&self) -> usize {
         self.state.lock().unwrap().attempts
     }
@@ -340,6 +346,54 @@ async fn a_replica_that_dies_between_calls_costs_no_call_when_another_is_there()
         run_for(Duration::from_secs(5)).await;
     }
     assert_eq!(world.net.calls(), 21);
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_that_all_flap_ten_times_a_second_hang_no_call_and_pile_nothing_up() {
+    for seed in 0..20 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let world = world(|_| {});
+        let runtime = runtime::Handle::current();
+        (1..=3).for_each(|last| world.up(last));
+        world.call().await.unwrap();
+        let quiet = runtime.metrics().num_alive_tasks();
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..100 {
+            for last in 1..=3 {
+                match random.u8(..3) {
+                    0 => world.net.kill(addr(last)),
+                    1 => world.net.set(addr(last), Condition::Up),
+                    _ => world.net.freeze(addr(last)),
+                }
+            }
+            let (channel, begun) = (world.channel.clone(), Instant::now());
+            calls.spawn(async move {
+                let request = http::Request::post("/Destination/Get").body(Body::empty()).unwrap();
+                let answered = async {
+                    channel.oneshot(request).await?.into_body().collect().await.map_err(BoxError::from)
+                };
+                (answered.await.is_ok(), begun.elapsed())
+            });
+            run_for(MS * 100).await;
+        }
+        (1..=3).for_each(|last| {
+            world.net.kill(addr(last));
+            world.net.thaw(addr(last));
+        });
+        let mut answered = 0;
+        while let Some(call) = calls.join_next().await {
+            let (ok, took) = call.unwrap();
+            // Until it is dispatched, and then until a replica that stands still is noticed.
+            assert!(took <= Duration::from_secs(30 + 13), "seed {seed}: {took:?}");
+            answered += usize::from(ok);
+        }
+        assert!(answered > 0, "seed {seed}");
+        run_for(Duration::from_secs(120)).await;
+        assert!(world.call().await.is_ok(), "seed {seed}: when they stand, they are used");
+        run_for(Duration::from_secs(60)).await;
+        let alive = runtime.metrics().num_alive_tasks();
+        assert!(alive <= quiet + 3, "seed {seed}: {alive} tasks are left of {quiet}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

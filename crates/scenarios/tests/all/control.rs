@@ -1,6 +1,9 @@
 //! The control plane silent, refusing, talking nonsense, hanging, dead, and back again.
 
 use crate::world::{WEB, plain, proxy_to, tell};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::task::JoinSet;
 use weft_testkit::application::Application;
 use weft_testkit::client::{Raw, get};
 use weft_testkit::mesh::Mesh;
@@ -65,6 +68,65 @@ async fn a_dead_control_plane_leaves_its_last_answer_in_force_and_is_heard_again
     tell(&mesh, &[&b]);
     mesh.start_plane(Manner::Talks).await;
     until("the restarted control plane is heard", async || ask().await == "b").await;
+}
+
+#[tokio::test]
+async fn a_control_plane_that_flaps_under_load_costs_no_request_and_tells_nothing_false() {
+    let (a, b) = (Application::saying("a").await, Application::saying("b").await);
+    let (mut mesh, proxy) = plain(&[&a], &[]).await;
+    let (upstream, over) = (proxy.upstream(), Arc::new(AtomicBool::new(false)));
+    assert_eq!(get(upstream, "/").await.text(), "a");
+    let mut clients = JoinSet::new();
+    for _ in 0..4 {
+        let over = over.clone();
+        clients.spawn(async move {
+            let mut raw = Raw::connect(upstream).await;
+            let mut texts = Vec::new();
+            while !over.load(Ordering::Relaxed) {
+                raw.send("GET / HTTP/1.1\r\nhost: web\r\n\r\n").await;
+                let answer = raw.answer().await;
+                assert_eq!(answer.status, 200, "{answer:?}");
+                texts.push(answer.text());
+            }
+            texts
+        });
+    }
+    for round in 0..40 {
+        match round % 4 {
+            0 => mesh.kill_plane().await,
+            1 => mesh.start_plane(Manner::Babbles).await,
+            2 => mesh.start_plane(Manner::Hangs).await,
+            _ => mesh.start_plane(Manner::Talks).await,
+        }
+        // A moment of load in each state.
+        for _ in 0..20 {
+            let answer = get(upstream, "/").await;
+            assert_eq!((answer.status, answer.text().as_str()), (200, "a"), "round {round}: {answer:?}");
+        }
+    }
+    tell(&mesh, &[&b]);
+    mesh.start_plane(Manner::Talks).await;
+    until("the last one is heard", async || get(upstream, "/").await.text() == "b").await;
+    over.store(true, Ordering::Relaxed);
+    for texts in clients.join_all().await {
+        let first_b = texts.iter().position(|text| text == "b").unwrap_or(texts.len());
+        assert!(texts[..first_b].iter().all(|text| text == "a"), "nothing else was ever told");
+        assert!(texts[first_b..].iter().all(|text| text == "b"), "and nothing old afterwards");
+    }
+}
+
+#[tokio::test]
+async fn a_control_plane_that_babbles_leaves_the_last_answer_and_its_successor_is_heard() {
+    let (a, b) = (Application::saying("a").await, Application::saying("b").await);
+    let (mut mesh, proxy) = plain(&[&a], &[]).await;
+    assert_eq!(get(proxy.upstream(), "/").await.text(), "a");
+    mesh.start_plane(Manner::Babbles).await;
+    for _ in 0..50 {
+        assert_eq!(get(proxy.upstream(), "/").await.text(), "a");
+    }
+    tell(&mesh, &[&b]);
+    mesh.start_plane(Manner::Talks).await;
+    until("the successor is heard", async || get(proxy.upstream(), "/").await.text() == "b").await;
 }
 
 #[tokio::test]
