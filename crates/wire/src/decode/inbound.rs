@@ -5,7 +5,7 @@ use super::endpoint::ip;
 use super::{Warnings, lenient_meta, required_duration, route};
 use crate::WireError;
 use ipnet::IpNet;
-use linkerd2_proxy_api::{inbound, net};
+use linkerd2_proxy_api::{http_route, inbound, meta, net};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -115,12 +115,8 @@ fn http_route(message: inbound::HttpRoute) -> Result<Route, WireError> {
         let filters = rule.filters.into_iter().map(|f| http_filter(f.kind));
         Ok(inbound_rule(matches.collect::<Result<_, _>>()?, filters.collect::<Result<_, _>>()?))
     };
-    Ok(Route {
-        meta: lenient_meta(message.metadata, "route metadata")?,
-        hosts: route::hosts(message.hosts)?,
-        rules: message.rules.into_iter().map(read).collect::<Result<_, WireError>>()?,
-        authorizations: message.authorizations.into_iter().map(authorization).collect::<Result<_, _>>()?,
-    })
+    let about = (message.metadata, message.hosts, message.authorizations);
+    inbound_route(about, message.rules.into_iter().map(read))
 }
 
 fn grpc_route(message: inbound::GrpcRoute) -> Result<Route, WireError> {
@@ -129,11 +125,22 @@ fn grpc_route(message: inbound::GrpcRoute) -> Result<Route, WireError> {
         let filters = rule.filters.into_iter().map(|f| grpc_filter(f.kind));
         Ok(inbound_rule(matches.collect::<Result<_, _>>()?, filters.collect::<Result<_, _>>()?))
     };
+    let about = (message.metadata, message.hosts, message.authorizations);
+    inbound_route(about, message.rules.into_iter().map(read))
+}
+
+/// What routes of both protocols have beside their rules.
+type About = (Option<meta::Metadata>, Vec<http_route::HostMatch>, Vec<inbound::Authz>);
+
+fn inbound_route(
+    (metadata, hosts, authorizations): About,
+    rules: impl Iterator<Item = Result<Rule, WireError>>,
+) -> Result<Route, WireError> {
     Ok(Route {
-        meta: lenient_meta(message.metadata, "route metadata")?,
-        hosts: route::hosts(message.hosts)?,
-        rules: message.rules.into_iter().map(read).collect::<Result<_, WireError>>()?,
-        authorizations: message.authorizations.into_iter().map(authorization).collect::<Result<_, _>>()?,
+        meta: lenient_meta(metadata, "route metadata")?,
+        hosts: route::hosts(hosts)?,
+        rules: rules.collect::<Result<_, WireError>>()?,
+        authorizations: authorizations.into_iter().map(authorization).collect::<Result<_, _>>()?,
     })
 }
 

@@ -90,14 +90,9 @@ fn http_filter(from: &Filter) -> Option<inbound::http_route::Filter> {
 
 fn grpc_filter(from: &Filter) -> Option<inbound::grpc_route::Filter> {
     use inbound::grpc_route::filter::Kind;
-    let fail = |code, message: &str| Kind::FailureInjector(route::always_grpc(code, message));
-    let kind = match from {
-        Filter::RequestHeaders(change) => Kind::RequestHeaderModifier(route::request_headers(change)),
-        Filter::ResponseHeaders(_) => return None,
-        Filter::Redirect(_) => fail(route::GRPC_INTERNAL, "a gRPC route cannot redirect"),
-        Filter::InjectFailure(failure) => Kind::FailureInjector(route::grpc_failure(failure)),
-        Filter::Invalid { message } => fail(route::GRPC_INTERNAL, message),
-        Filter::Forbidden => fail(7, "traffic not allowed"),
+    let kind = match route::grpc_effect(from)? {
+        route::GrpcEffect::Headers(change) => Kind::RequestHeaderModifier(change),
+        route::GrpcEffect::Failure(failure) => Kind::FailureInjector(failure),
     };
     Some(inbound::grpc_route::Filter { kind: Some(kind) })
 }

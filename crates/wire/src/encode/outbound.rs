@@ -265,17 +265,11 @@ fn http_filter(from: &Filter) -> outbound::http_route::Filter {
     outbound::http_route::Filter { kind: Some(kind) }
 }
 
-/// gRPC routes cannot change response headers (left out: harmless) nor redirect (refused).
 fn grpc_filter(from: &Filter) -> Option<outbound::grpc_route::Filter> {
     use outbound::grpc_route::filter::Kind;
-    let fail = |code, message: &str| Kind::FailureInjector(route::always_grpc(code, message));
-    let kind = match from {
-        Filter::RequestHeaders(change) => Kind::RequestHeaderModifier(route::request_headers(change)),
-        Filter::ResponseHeaders(_) => return None,
-        Filter::Redirect(_) => fail(route::GRPC_INTERNAL, "a gRPC route cannot redirect"),
-        Filter::InjectFailure(failure) => Kind::FailureInjector(route::grpc_failure(failure)),
-        Filter::Invalid { message } => fail(route::GRPC_INTERNAL, message),
-        Filter::Forbidden => fail(7, "traffic not allowed"),
+    let kind = match route::grpc_effect(from)? {
+        route::GrpcEffect::Headers(change) => Kind::RequestHeaderModifier(change),
+        route::GrpcEffect::Failure(failure) => Kind::FailureInjector(failure),
     };
     Some(outbound::grpc_route::Filter { kind: Some(kind) })
 }

@@ -3,12 +3,12 @@
 use http::{HeaderName, HeaderValue};
 use linkerd2_proxy_api::{grpc_route, http_route, http_types, tls_route};
 use weft_model::route::{
-    GrpcMatch, HeaderChange, HeaderMatch, HeaderValueMatch, HostMatch, HttpMatch, InjectedAnswer, Injection,
-    PathMatch, PathRewrite, QueryMatch, QueryValueMatch, Redirect, RequestMatch,
+    Filter, GrpcMatch, HeaderChange, HeaderMatch, HeaderValueMatch, HostMatch, HttpMatch, InjectedAnswer,
+    Injection, PathMatch, PathRewrite, QueryMatch, QueryValueMatch, Redirect, RequestMatch,
 };
 
 /// gRPC INTERNAL, for what a gRPC route cannot express otherwise.
-pub(super) const GRPC_INTERNAL: u16 = 13;
+const GRPC_INTERNAL: u16 = 13;
 
 pub(super) fn hosts(hosts: &[HostMatch]) -> Vec<http_route::HostMatch> {
     use http_route::host_match::{Match, Suffix};
@@ -144,7 +144,7 @@ pub(super) fn http_failure(from: &Injection) -> http_route::HttpFailureInjector 
 }
 
 /// An injected failure as gRPC knows it; an HTTP status becomes INTERNAL.
-pub(super) fn grpc_failure(from: &Injection) -> grpc_route::GrpcFailureInjector {
+fn grpc_failure(from: &Injection) -> grpc_route::GrpcFailureInjector {
     let code = match &from.answer {
         InjectedAnswer::Grpc(code) => *code,
         InjectedAnswer::Http(_) => GRPC_INTERNAL,
@@ -160,7 +160,26 @@ pub(super) fn always_http(status: u16, message: &str) -> http_route::HttpFailure
 }
 
 /// As [`always_http`], for gRPC.
-pub(super) fn always_grpc(code: u16, message: &str) -> grpc_route::GrpcFailureInjector {
+/// What a filter comes to on a gRPC route, inbound or outbound.
+pub(super) enum GrpcEffect {
+    Headers(http_route::RequestHeaderModifier),
+    Failure(grpc_route::GrpcFailureInjector),
+}
+
+/// gRPC routes cannot change response headers (left out: harmless) nor redirect (refused).
+pub(super) fn grpc_effect(from: &Filter) -> Option<GrpcEffect> {
+    let fail = |code, message: &str| GrpcEffect::Failure(always_grpc(code, message));
+    Some(match from {
+        Filter::RequestHeaders(change) => GrpcEffect::Headers(request_headers(change)),
+        Filter::ResponseHeaders(_) => return None,
+        Filter::Redirect(_) => fail(GRPC_INTERNAL, "a gRPC route cannot redirect"),
+        Filter::InjectFailure(failure) => GrpcEffect::Failure(grpc_failure(failure)),
+        Filter::Invalid { message } => fail(GRPC_INTERNAL, message),
+        Filter::Forbidden => fail(7, "traffic not allowed"),
+    })
+}
+
+fn always_grpc(code: u16, message: &str) -> grpc_route::GrpcFailureInjector {
     let ratio = Some(ratio((1, 1)));
     grpc_route::GrpcFailureInjector { code: code.into(), message: message.into(), ratio }
 }
