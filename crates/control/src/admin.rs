@@ -15,10 +15,11 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use weft_identity::authority::{Authority, Role};
 use weft_identity::store::Store;
+use weft_index::verdict::{self, State};
 use weft_net::body::Body;
 use weft_net::stream::Stream;
 use weft_net::{drain, web};
-use weft_resources::report::Report;
+use weft_resources::report::{LIST_LIMIT, Report};
 use weft_serve::metrics::Metrics;
 use weft_serve::views::Views;
 use weft_telemetry::Registry;
@@ -96,6 +97,7 @@ impl Admin {
             "oldest_unsent_change_ms": self.0.views.oldest_unsent().as_millis() as u64,
             "certificates": certificates.collect::<Vec<_>>(),
             "manifests": self.0.sources.shown(),
+            "verdicts": verdicts(&self.0.views),
             "waiting": self.0.sources.waiting(),
         })
     }
@@ -144,6 +146,22 @@ fn manifests(sources: &Sources, out: &mut Exposition) {
     let stale = sum(|r| usize::from(r.stale.is_some()));
     let help = "Directories whose manifests cannot be read, so that older ones are in force.";
     out.single("manifest_directories_stale", help, Kind::Gauge, stale);
+}
+
+/// Objects that were read well, but are not, or not wholly, in force as they are written; the first of them.
+fn verdicts(views: &Views) -> Vec<Value> {
+    let all = views.read(verdict::verdicts);
+    let notable = all.into_iter().filter(|v| v.state != State::Accepted || !v.notes.is_empty());
+    let shown = notable.take(LIST_LIMIT).map(|v| {
+        let (state, about) = match v.state {
+            State::Accepted => ("accepted", None),
+            State::Conflicted { with, about } => ("conflicted", Some(format!("{about}, with {with}"))),
+            State::Dangling { missing } => ("dangling", Some(format!("{missing} is missing"))),
+        };
+        let (object, file, line) = (v.key.to_string(), v.origin.file, v.origin.line);
+        json!({ "object": object, "file": *file, "line": line, "state": state, "about": about, "notes": v.notes })
+    });
+    shown.collect()
 }
 
 /// When a certificate of ours ends.

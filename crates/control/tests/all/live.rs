@@ -296,3 +296,25 @@ async fn every_promised_metric_is_there() {
     }
     control.kill();
 }
+
+#[tokio::test]
+async fn what_manifests_do_to_each_other_is_shown() {
+    let scratch = Scratch::new();
+    let service = |name: &str, more: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop{more}}}\nspec: {{clusterIP: 10.96.0.1, ports: [{{port: 80}}]}}\n"
+        )
+    };
+    let opaque = ", annotations: {config.linkerd.io/opaque-ports: 'a b'}";
+    scratch.put("all.yaml", &(service("a", opaque) + &service("b", "")));
+    let control = start(scratch.options()).await;
+    let state: serde_json::Value = serde_json::from_str(&admin(&control, "/state.json").await).unwrap();
+    let verdicts = state["verdicts"].as_array().unwrap();
+    let of =
+        |object: &str| verdicts.iter().find(|v| v["object"] == object).unwrap_or_else(|| panic!("{state}"));
+    assert!(of("Service shop/a")["notes"][0].as_str().unwrap().contains("a b"), "{state}");
+    let b = of("Service shop/b");
+    assert_eq!((b["state"].as_str(), b["line"].as_u64()), (Some("conflicted"), Some(7)), "{state}");
+    assert!(b["about"].as_str().unwrap().contains("clusterIP 10.96.0.1, with Service shop/a"), "{state}");
+    control.kill();
+}

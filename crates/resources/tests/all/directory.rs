@@ -474,3 +474,21 @@ async fn a_root_that_comes_later_is_found() {
     assert_eq!(summary(&next(&mut directory).await), ["+a"]);
     assert_eq!(directory.reports().borrow().stale, None);
 }
+
+#[tokio::test]
+async fn when_a_file_was_touched_decides_nothing() {
+    let hour = Duration::from_secs(3600);
+    let read = async |older: &str| {
+        let place = Place::new();
+        place.write("a.yaml", &service("web", ", selector: {from: a}"));
+        place.write("b.yaml", &service("web", ", selector: {from: b}"));
+        let file = fs::File::options().write(true).open(place.root().join(older)).unwrap();
+        file.set_modified(std::time::SystemTime::now() - hour).unwrap();
+        let mut directory = place.open();
+        let batch = next(&mut directory).await;
+        let Change::Upsert(Object::Service(web)) = &batch.changes[0] else { panic!("{batch:?}") };
+        (web.selector["from"].clone(), directory.reports().borrow().hash.clone())
+    };
+    let (one, other) = (read("a.yaml").await, read("b.yaml").await);
+    assert_eq!((one.0.as_str(), &one), ("a", &other));
+}
