@@ -5,9 +5,9 @@
 use crate::within;
 use http::{Request, Response};
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use weft_net::body::Body;
 use weft_net::stream::Stream;
 use weft_net::web::{Http2Client, Http2ClientOptions, WebError};
@@ -46,6 +46,14 @@ impl Raw {
     /// Connects.
     pub async fn connect(to: SocketAddr) -> Self {
         let tcp = within("a connection", TcpStream::connect(to)).await.unwrap();
+        Self { tcp, unread: Vec::new() }
+    }
+
+    /// Connects from an address of this host.
+    pub async fn connect_from(from: IpAddr, to: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(from, 0)).unwrap();
+        let tcp = within("a connection", socket.connect(to)).await.unwrap();
         Self { tcp, unread: Vec::new() }
     }
 

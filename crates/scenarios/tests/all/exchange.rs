@@ -3,10 +3,11 @@
 use crate::world::{Pair, plain};
 use bytes::Bytes;
 use http::{Request, Response, Version};
+use http_body_util::BodyExt;
 use std::sync::Arc;
 use tokio::sync::Notify;
 use weft_net::body::Body;
-use weft_testkit::application::{Application, piecewise, read, with_trailers};
+use weft_testkit::application::{Application, piecewise, read, reset_after, with_trailers};
 use weft_testkit::client::{ask, get, http2};
 use weft_testkit::within;
 
@@ -129,4 +130,113 @@ async fn http2_passes_one_proxy_to_an_endpoint_in_plaintext() {
     let mut client = http2(proxy.upstream()).await;
     let response = ask(&mut client, post(with_trailers(&["x"], &[("x-end", "yes")]))).await.unwrap();
     assert_eq!(read(response.into_body()).await.unwrap().1.unwrap()["x-end"], "yes");
+}
+
+/// An application on HTTP/2 that resets every stream with the code in its path, after a head where it says so.
+async fn resetting() -> Application {
+    Application::tcp(|tcp| async move {
+        let Ok(mut connection) = h2::server::handshake(tcp).await else { return };
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            let path = request.uri().path().to_owned();
+            let (when, code) = path[1..].split_once('/').unwrap();
+            let code = h2::Reason::from(code.parse::<u32>().unwrap());
+            if when == "early" {
+                respond.send_reset(code);
+                continue;
+            }
+            let mut body = respond.send_response(Response::new(()), false).unwrap();
+            body.send_data(Bytes::from_static(b"begun"), false).unwrap();
+            tokio::spawn(async move {
+                // The reset must not overtake the data: it is sent when all of it was taken.
+                weft_testkit::application::takes(std::time::Duration::from_millis(20)).await;
+                body.send_reset(code);
+            });
+        }
+    })
+    .await
+}
+
+const CODES: [h2::Reason; 4] = [
+    h2::Reason::INTERNAL_ERROR,
+    h2::Reason::CANCEL,
+    h2::Reason::ENHANCE_YOUR_CALM,
+    h2::Reason::HTTP_1_1_REQUIRED,
+];
+
+#[tokio::test]
+async fn a_reset_by_the_application_reaches_the_client_with_its_code() {
+    let pair = Pair::around(resetting().await).await;
+    let mut client = http2(pair.client.upstream()).await;
+    for code in CODES {
+        let request = |when: &str| {
+            let uri = format!("http://web/{when}/{}", u32::from(code));
+            Request::get(uri).body(Body::empty()).unwrap()
+        };
+        let early = ask(&mut client, request("early")).await.unwrap_err();
+        assert!(format!("{early:?}").contains(&format!("{code:?}")), "{early:?}");
+        let late = ask(&mut client, request("late")).await.unwrap();
+        assert_eq!(read(late.into_body()).await.unwrap_err(), Some(code));
+    }
+}
+
+#[tokio::test]
+async fn a_reset_by_the_client_reaches_the_application_with_its_code() {
+    let (sender, mut seen) = tokio::sync::mpsc::channel(8);
+    let begun = Arc::new(Notify::new());
+    let arrived = begun.clone();
+    let app = Application::http(move |request| {
+        let sender = sender.clone();
+        arrived.notify_one();
+        // In a task of its own: a server gives up answering a request that is reset.
+        let reading = tokio::spawn(async move {
+            let ended = read(request.into_body()).await;
+            sender.send(ended.map(|(bytes, _)| bytes)).await.unwrap();
+        });
+        async move {
+            reading.await.unwrap();
+            Response::new(Body::empty())
+        }
+    });
+    let pair = Pair::around(app.await).await;
+    let mut client = http2(pair.client.upstream()).await;
+    for code in CODES {
+        let go = Arc::new(Notify::new());
+        client.ready().await.unwrap();
+        let sending = tokio::spawn(client.send(post(reset_after("begin", code, go.clone()))));
+        within("the request's arrival", begun.notified()).await;
+        go.notify_one();
+        assert_eq!(within("the reset", seen.recv()).await.unwrap(), Err(Some(code)));
+        assert!(sending.await.unwrap().is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_long_call_in_both_directions_is_carried_message_by_message_to_its_end() {
+    // Every message comes back before the next is sent: nothing on the way may hold one back.
+    let app = Application::http(|request| async move {
+        let mut response = Response::new(request.into_body());
+        response.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+        response
+    });
+    let pair = Pair::around(app.await).await;
+    let mut client = http2(pair.client.upstream()).await;
+    let (sender, body) = piecewise();
+    let call = Request::post("http://web/pkg.Svc/Chat").header("content-type", "application/grpc");
+    let response = ask(&mut client, call.header("te", "trailers").body(body).unwrap()).await.unwrap();
+    let mut echoed = response.into_body();
+    for number in 0..300_u32 {
+        let message = Bytes::from(vec![number as u8; 1 + number as usize * 37]);
+        sender.send(message.clone()).await.unwrap();
+        let mut got = Vec::new();
+        while got.len() < message.len() {
+            let frame = within("a message", echoed.frame()).await.unwrap().unwrap();
+            got.extend_from_slice(frame.data_ref().unwrap());
+        }
+        assert_eq!(got, message, "message {number}");
+    }
+    drop(sender);
+    // The echo of a body without trailers ends without them; an empty frame may carry the end.
+    while let Some(frame) = within("the end", echoed.frame()).await {
+        assert!(frame.unwrap().data_ref().is_some_and(Bytes::is_empty));
+    }
 }

@@ -2,9 +2,10 @@
 
 use crate::world::{Pair, plain};
 use http::{Response, Version};
+use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weft_net::body::Body;
-use weft_testkit::application::Application;
+use weft_testkit::application::{Application, with_trailers};
 use weft_testkit::client::{Raw, exchange};
 use weft_testkit::until;
 
@@ -179,4 +180,103 @@ async fn a_connection_at_rest_gives_its_buffers_back_and_serves_on() {
     at_rest(1).await;
     drop(raw);
     at_rest(0).await;
+}
+
+/// An application of bytes that reads a request's head, answers with these, and then echoes.
+async fn answering(answer: &'static str) -> (Application, Arc<Mutex<String>>) {
+    let seen = Arc::<Mutex<String>>::default();
+    let noted = seen.clone();
+    let app = Application::tcp(move |mut tcp| {
+        let seen = noted.clone();
+        async move {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = tcp.read_u8().await else { return };
+                head.push(byte);
+            }
+            *seen.lock().unwrap() = String::from_utf8_lossy(&head).into_owned();
+            tcp.write_all(answer.as_bytes()).await.unwrap();
+            let (mut reader, mut writer) = tcp.split();
+            let _ = tokio::io::copy(&mut reader, &mut writer).await;
+            let _ = writer.shutdown().await;
+        }
+    });
+    (app.await, seen)
+}
+
+#[tokio::test]
+async fn connect_to_an_application_opens_a_tunnel_through_two_proxies() {
+    let (app, seen) = answering("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n").await;
+    let pair = Pair::around(app).await;
+    let mut raw = Raw::connect(pair.client.upstream()).await;
+    raw.send("CONNECT far.example:443 HTTP/1.1\r\nhost: far.example:443\r\n\r\n").await;
+    let answer = raw.answer_to_head().await;
+    assert_eq!((answer.status, answer.header("content-length")), (200, ""), "{answer:?}");
+    assert!(seen.lock().unwrap().starts_with("CONNECT far.example:443 HTTP/1.1\r\n"));
+    raw.send("through").await;
+    assert_eq!(raw.bytes(7).await, b"through");
+    raw.finish().await;
+    assert_eq!(raw.rest().await, b"");
+}
+
+#[tokio::test]
+async fn malformed_connects_are_refused_and_reach_nobody() {
+    let (app, seen) = answering("HTTP/1.1 200 OK\r\n\r\n").await;
+    let pair = Pair::around(app).await;
+    for request in [
+        "CONNECT / HTTP/1.1\r\nhost: web\r\n\r\n",
+        "CONNECT http://web/ HTTP/1.1\r\nhost: web\r\n\r\n",
+        "CONNECT web:80 HTTP/1.0\r\n\r\n",
+        "GET web:80 HTTP/1.1\r\nhost: web\r\n\r\n",
+    ] {
+        let answer = exchange(pair.client.upstream(), request).await;
+        assert_eq!(answer.status, 400, "{request}: {answer:?}");
+    }
+    assert_eq!(*seen.lock().unwrap(), "");
+}
+
+#[tokio::test]
+async fn trailers_pass_both_ways_between_http1_ends() {
+    let app = Application::http(|request| async move {
+        let (_, trailers) = weft_testkit::application::read(request.into_body()).await.unwrap();
+        let got = trailers.and_then(|t| t.get("x-sum").cloned());
+        let mut response = Response::new(with_trailers(&["body"], &[("x-end", "yes")]));
+        response.headers_mut().insert("trailer", "x-end".parse().unwrap());
+        if let Some(got) = got {
+            response.headers_mut().insert("x-got", got);
+        }
+        response
+    });
+    let pair = Pair::around(app.await).await;
+    let mut raw = Raw::connect(pair.client.upstream()).await;
+    raw.send("POST / HTTP/1.1\r\nhost: web\r\nte: trailers\r\ntrailer: x-sum\r\nconnection: close, te\r\n")
+        .await;
+    raw.send("transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nx-sum: 6\r\n\r\n").await;
+    let all = String::from_utf8(raw.rest().await).unwrap();
+    assert!(all.starts_with("HTTP/1.1 200") && all.contains("x-got: 6\r\n"), "{all}");
+    assert!(all.ends_with("0\r\nx-end: yes\r\n\r\n"), "{all}");
+}
+
+#[tokio::test]
+async fn an_expectation_that_is_refused_is_answered_with_the_refusal() {
+    let (app, _) = answering("HTTP/1.1 417 Expectation Failed\r\ncontent-length: 2\r\n\r\nno").await;
+    let pair = Pair::around(app).await;
+    let mut raw = Raw::connect(pair.client.upstream()).await;
+    raw.send("POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 4\r\nexpect: 100-continue\r\n\r\n").await;
+    let mut answer = raw.answer().await;
+    if answer.status == 100 {
+        raw.send("body").await;
+        answer = raw.answer().await;
+    }
+    assert_eq!((answer.status, answer.text().as_str()), (417, "no"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn http_1_0_may_do_without_a_host() {
+    let pair = Pair::around(Application::saying("old").await).await;
+    let mut raw = Raw::connect(pair.client.upstream()).await;
+    raw.send("GET /x HTTP/1.0\r\n\r\n").await;
+    let all = String::from_utf8(raw.rest().await).unwrap();
+    assert!(all.starts_with("HTTP/1.0 200") && all.ends_with("old"), "{all}");
+    assert_eq!(pair.app.seen()[0].uri().path(), "/x");
 }

@@ -1,9 +1,20 @@
 //! Who may use a workload's port, and what its application learns about them.
 
-use crate::world::Pair;
+use crate::world::{Pair, WEB, proxy_of, proxy_to};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use weft_model::destination::EndpointInfo;
+use weft_model::meta::Meta;
+use weft_model::policy::{Authorization, DefaultPolicy, InboundPolicy, InboundProtocol, InboundRoutes};
 use weft_testkit::application::Application;
-use weft_testkit::client::exchange;
-use weft_testkit::mesh::identity;
+use weft_testkit::client::{Raw, exchange, get};
+use weft_testkit::hello::{client_hello, records};
+use weft_testkit::mesh::{Mesh, identity};
+use weft_testkit::plane::Said;
+use weft_testkit::until;
 
 #[tokio::test]
 async fn the_application_learns_the_clients_identity_and_nobody_forges_it() {
@@ -20,4 +31,221 @@ async fn the_application_learns_the_clients_identity_and_nobody_forges_it() {
             assert!(!request.headers().contains_key(claim), "{claim}");
         }
     }
+}
+
+/// An application that answers HTTP requests and greets everybody else, and how many connections it had.
+async fn either() -> (Application, Arc<AtomicUsize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    let app = Application::tcp(move |mut tcp| {
+        let count = counted.clone();
+        async move {
+            let mut first = [0; 4096];
+            let Ok(read @ 1..) = tcp.read(&mut first).await else { return };
+            count.fetch_add(1, Ordering::Relaxed);
+            let answer: &[u8] = match &first[..read] {
+                [b'G', ..] => b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok",
+                _ => b"bytes",
+            };
+            let _ = tcp.write_all(answer).await;
+        }
+    });
+    (app.await, count)
+}
+
+/// Asks as HTTP and as bytes at an address, and expects to be served or refused in the way of each.
+async fn asked(at: std::net::SocketAddr, served: bool, shown: &str) {
+    let mut http = Raw::connect(at).await;
+    http.send("GET / HTTP/1.1\r\nhost: web\r\n\r\n").await;
+    let answer = http.answer().await;
+    let mut bytes = Raw::connect(at).await;
+    bytes.send(b"\x00\x01\x02").await;
+    if served {
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "{shown}: {answer:?}");
+        assert_eq!(bytes.bytes(5).await, b"bytes", "{shown}");
+        return;
+    }
+    assert_eq!((answer.status, answer.header("connection")), (403, ""), "{shown}: {answer:?}");
+    assert!(answer.header("weft-reason").starts_with("unauthorized"), "{shown}: {answer:?}");
+    assert_eq!(bytes.rest().await, b"", "{shown}: closed without a word");
+    http.send("GET / HTTP/1.1\r\nhost: web\r\n\r\n").await;
+    assert_eq!(http.answer().await.status, 403, "{shown}: the connection is kept");
+}
+
+#[tokio::test]
+async fn each_default_policy_admits_whom_it_names() {
+    let (here, elsewhere) = ("127.0.0.0/8", "10.0.0.0/8");
+    for (policy, networks, strangers, peers) in [
+        ("all-unauthenticated", elsewhere, true, true),
+        ("all-authenticated", elsewhere, false, true),
+        ("cluster-unauthenticated", here, true, true),
+        ("cluster-unauthenticated", elsewhere, false, false),
+        ("cluster-authenticated", here, false, true),
+        ("cluster-authenticated", elsewhere, false, false),
+        ("audit", elsewhere, true, true),
+        ("deny", elsewhere, false, false),
+    ] {
+        let (app, count) = either().await;
+        let settings = [("INBOUND_DEFAULT_POLICY", policy), ("POLICY_CLUSTER_NETWORKS", networks)];
+        let pair = Pair::with(app, &settings, &[]).await;
+        asked(pair.server.bind(), strangers, &format!("a stranger under {policy} of {networks}")).await;
+        asked(pair.client.upstream(), peers, &format!("a peer under {policy} of {networks}")).await;
+        let expected = 2 * (usize::from(strangers) + usize::from(peers));
+        assert_eq!(count.load(Ordering::Relaxed), expected, "{policy}: nothing refused reaches it");
+        // Who was let through is counted under the policy's name, and who was not, too.
+        let label = format!("srv_name=\"{policy}\"");
+        let (mut allowed, mut denied) = (0.0, 0.0);
+        for layer in ["http", "tcp"] {
+            allowed += pair.server.metric(&format!("inbound_{layer}_authz_allow_total"), &[&label]).await;
+            denied += pair.server.metric(&format!("inbound_{layer}_authz_deny_total"), &[&label]).await;
+        }
+        assert_eq!((allowed, denied > 0.0), (expected as f64, expected < 4), "{policy}");
+    }
+}
+
+#[tokio::test]
+async fn tls_is_terminated_only_for_the_proxys_own_name() {
+    let (app, count) = either().await;
+    let pair = Pair::around(app).await;
+    let mut own = Raw::connect(pair.server.bind()).await;
+    own.send(records(&client_hello(&identity("web")), 1 << 14)).await;
+    // This hello offers nothing that could be agreed on, so that the proxy's TLS answers with an alert.
+    assert_eq!(own.rest().await.first(), Some(&21));
+    assert_eq!(count.load(Ordering::Relaxed), 0);
+    let mut other = Raw::connect(pair.server.bind()).await;
+    other.send(records(&client_hello(&identity("other")), 1 << 14)).await;
+    assert_eq!(other.bytes(5).await, b"bytes");
+    assert_eq!(count.load(Ordering::Relaxed), 1);
+}
+
+/// An address that is not the one which every policy of a control plane admits.
+const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+
+/// A policy of the control plane for a port.
+fn told(protocol: InboundProtocol, authorizations: Vec<Authorization>) -> Said<InboundPolicy> {
+    Said::Told(InboundPolicy { meta: Meta::default_named("told"), protocol, authorizations })
+}
+
+fn detect() -> InboundProtocol {
+    InboundProtocol::Detect { timeout: Duration::from_secs(10), http: InboundRoutes::default() }
+}
+
+#[tokio::test]
+async fn a_policy_that_changes_is_enforced_on_live_connections() {
+    let app = Application::saying("ok").await;
+    let mesh = Mesh::new();
+    let server = proxy_of(&mesh, "web", &app, &[]).await;
+    let port = server.bind().port();
+    let everybody = DefaultPolicy::AllUnauthenticated.authorizations(&[]);
+    mesh.facts.inbound(port, told(detect(), everybody.clone()));
+    let mut http = Raw::connect_from(STRANGER, server.bind()).await;
+    let mut status = async || {
+        http.send("GET / HTTP/1.1\r\nhost: web\r\n\r\n").await;
+        http.answer().await.status
+    };
+    assert_eq!(status().await, 200);
+    mesh.facts.inbound(port, told(detect(), Vec::new()));
+    until("requests are refused", async || status().await == 403).await;
+    mesh.facts.inbound(port, told(detect(), everybody));
+    until("requests are admitted again", async || status().await == 200).await;
+}
+
+#[tokio::test]
+async fn a_connection_of_bytes_that_is_no_longer_admitted_is_cut() {
+    let app = Application::tcp(|mut tcp| async move {
+        let (mut reader, mut writer) = tcp.split();
+        let _ = tokio::io::copy(&mut reader, &mut writer).await;
+    });
+    let app = app.await;
+    let mesh = Mesh::new();
+    let server = proxy_of(&mesh, "web", &app, &[]).await;
+    let port = server.bind().port();
+    let everybody = DefaultPolicy::AllUnauthenticated.authorizations(&[]);
+    mesh.facts.inbound(port, told(InboundProtocol::Opaque, everybody));
+    let mut raw = Raw::connect_from(STRANGER, server.bind()).await;
+    raw.send(b"ping").await;
+    assert_eq!(raw.bytes(4).await, b"ping");
+    mesh.facts.inbound(port, told(InboundProtocol::Opaque, Vec::new()));
+    assert_eq!(raw.rest().await, b"");
+    assert_eq!(server.metric("inbound_tcp_authz_terminate_total", &[]).await, 1.0);
+    assert_eq!(server.metric("weft_reasons_total", &["\"authorization-revoked\""]).await, 1.0);
+}
+
+#[tokio::test]
+async fn the_protocol_that_a_port_is_told_to_speak_is_obeyed() {
+    let everybody = || DefaultPolicy::AllUnauthenticated.authorizations(&[]);
+    let routes = InboundRoutes::default;
+    let http2 = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    for (protocol, request, starts) in [
+        (InboundProtocol::Opaque, "HEAD / HTTP/1.1\r\n\r\n", "bytes"),
+        (InboundProtocol::Tls, "hello, world\r\n\r\n", "bytes"),
+        (InboundProtocol::Http1(routes()), "GET / HTTP/1.1\r\nhost: web\r\n\r\n", "HTTP/1.1 200"),
+        // Only a list for bytes could admit these, and an HTTP policy has none.
+        (InboundProtocol::Http1(routes()), "hello, world\r\n\r\n", ""),
+        // SETTINGS come first, in a frame whose length has zeros in front.
+        (InboundProtocol::Http2(routes()), http2, "\0\0"),
+        (InboundProtocol::Grpc(routes()), http2, "\0\0"),
+    ] {
+        let (app, _count) = either().await;
+        let mesh = Mesh::new();
+        let server = proxy_of(&mesh, "web", &app, &[]).await;
+        let shown = format!("{protocol:?}: {request:?}");
+        mesh.facts.inbound(server.bind().port(), told(protocol, everybody()));
+        // The first connection is what the port's policy is asked for.
+        drop(Raw::connect(server.bind()).await);
+        until("the policy is known", async || {
+            server.state().await["inbound"].to_string().contains("\"told\"")
+        })
+        .await;
+        let mut raw = Raw::connect(server.bind()).await;
+        raw.send(request).await;
+        match starts.len() {
+            0 => assert_eq!(raw.rest().await, b"", "{shown}"),
+            length => assert_eq!(raw.bytes(length).await, starts.as_bytes(), "{shown}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn loops_are_refused() {
+    let (app, count) = either().await;
+    let pair = Pair::around(app).await;
+    let info = pair.server.meshed("web");
+    // A peer that names the inbound port itself gets no connection.
+    let to_itself = EndpointInfo { addr: pair.server.proxy.inbound, ..info.clone() };
+    pair.mesh.facts.endpoints(WEB, Said::Told(vec![to_itself]));
+    until("the peer is refused", async || {
+        let _ = get(pair.client.upstream(), "/").await;
+        pair.server.metric("weft_reasons_total", &["\"loop-detected\""]).await > 0.0
+    })
+    .await;
+    // One that names another of its listeners is told so.
+    let to_admin = EndpointInfo { addr: pair.server.proxy.admin, ..info };
+    pair.mesh.facts.endpoints(WEB, Said::Told(vec![to_admin]));
+    until("it is a loop", async || get(pair.client.upstream(), "/").await.status == 508).await;
+    let answer = get(pair.client.upstream(), "/").await;
+    assert!(answer.header("weft-reason").starts_with("loop-detected"), "{answer:?}");
+    // And an endpoint that is a listener of the client's own proxy is never connected to.
+    let client = proxy_to(&pair.mesh, "other", &[]).await;
+    pair.mesh.facts.endpoints(WEB, Said::Told(vec![EndpointInfo::plain(client.upstream())]));
+    let answer = get(client.upstream(), "/").await;
+    assert!((503..=508).contains(&answer.status), "{answer:?}");
+    assert!(answer.header("weft-reason").contains("ready=0"), "{answer:?}");
+    assert_eq!(client.metric("request_total", &[]).await, 0.0);
+    assert_eq!(count.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn the_inbound_port_itself_is_for_meshed_peers_alone() {
+    let (app, count) = either().await;
+    let pair = Pair::around(app).await;
+    for sent in
+        [b"GET / HTTP/1.1\r\nhost: web\r\n\r\n".to_vec(), records(&client_hello("elsewhere.example"), 99)]
+    {
+        let mut raw = Raw::connect(pair.server.proxy.inbound).await;
+        raw.send(sent).await;
+        assert_eq!(raw.rest().await, b"");
+    }
+    assert_eq!(pair.server.metric("weft_reasons_total", &["\"transport-header\""]).await, 2.0);
+    assert_eq!(count.load(Ordering::Relaxed), 0);
 }

@@ -80,3 +80,27 @@ async fn tls_of_the_application_is_passed_through_untouched() {
         }
     }
 }
+
+#[tokio::test]
+async fn bytes_half_close_through_two_proxies_in_either_order() {
+    let pair = Pair::around(counting().await).await;
+    let mut raw = Raw::connect(pair.client.upstream()).await;
+    raw.send(b"\x00\x01\x02 and more").await;
+    raw.finish().await;
+    assert_eq!(raw.rest().await, b"12 bytes", "the client was done first");
+
+    let farewell = Application::tcp(|mut tcp| async move {
+        let _ = tcp.read_u8().await;
+        let _ = tcp.write_all(b"bye").await;
+        let _ = tcp.shutdown().await;
+        let mut rest = Vec::new();
+        let _ = tcp.read_to_end(&mut rest).await;
+        assert_eq!(rest, b"\x01 still here");
+    });
+    let pair = Pair::around(farewell.await).await;
+    let mut raw = Raw::connect(pair.client.upstream()).await;
+    raw.send(b"\x00\x01").await;
+    assert_eq!(raw.rest().await, b"bye", "the server was done first");
+    raw.send(b" still here").await;
+    raw.finish().await;
+}

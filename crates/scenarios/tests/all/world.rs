@@ -10,7 +10,7 @@ pub(crate) const WEB: &str = "web.default.svc.cluster.local:80";
 
 /// A meshed service and a meshed client.
 pub(crate) struct Pair {
-    _mesh: Mesh,
+    pub(crate) mesh: Mesh,
     pub(crate) app: Application,
     pub(crate) server: Running,
     pub(crate) client: Running,
@@ -28,7 +28,7 @@ impl Pair {
         let server = proxy_of(&mesh, "web", &app, server).await;
         mesh.facts.endpoints(WEB, Said::Told(vec![server.meshed("web")]));
         let client = proxy_to(&mesh, "client", client).await;
-        Self { _mesh: mesh, app, server, client }
+        Self { mesh, app, server, client }
     }
 }
 
