@@ -3,6 +3,7 @@
 mod churn;
 mod control;
 mod drain;
+mod errors;
 mod exchange;
 mod forward_proxy;
 mod http1;
