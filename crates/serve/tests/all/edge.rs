@@ -269,12 +269,17 @@ async fn silent_connections_of_one_host_keep_nobody_elses_out() {
     let limits = Limits { handshakes_per_source: 1, ..Limits::default() };
     let world = World::with(Edges::Tls, limits).await;
     let silent = tcp(&world).await;
-    while !world.registry.render().contains(r#"limit="handshakes-per-source"} 1"#) {
+    for _ in 0..100 {
+        if world.registry.render().contains(r#"limit="handshakes-per-source"} 1"#) {
+            break;
+        }
         // The first silent one may not have been counted yet; a second one at a time is closed at once.
         let mut second = tcp(&world).await;
         let mut nothing = Vec::new();
         let _ = tokio::time::timeout(Duration::from_millis(50), second.read_to_end(&mut nothing)).await;
     }
+    let metrics = world.registry.render();
+    assert!(metrics.contains(r#"limit="handshakes-per-source"} 1"#), "{metrics}");
     let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
     elsewhere.bind("127.0.0.9:0".parse().unwrap()).unwrap();
     let socket = elsewhere.connect(world.address).await.unwrap();
