@@ -15,6 +15,8 @@ use crate::tunnel;
 use ::http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use std::fmt;
+use std::future::Future;
+use std::mem::take;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -95,11 +97,17 @@ impl Endpoint {
     /// upgrade or CONNECT the response carries hyper's `OnUpgrade`.
     ///
     /// Dropping the future gives the request up: an HTTP/2 stream is reset, an HTTP/1 connection closed.
-    pub async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
-        match head::wire(&request, self.info().hint) {
-            wire @ (Wire::Http2 | Wire::Carried) => self.owner.core.send_http2(request, wire).await,
-            wire @ (Wire::Http1 | Wire::Http1Absolute | Wire::Http1Once) => {
-                self.owner.core.send_http1(request, wire).await
+    pub fn send(
+        &self,
+        mut request: Request<Body>,
+    ) -> impl Future<Output = Result<Response<Body>, SendError>> + Send + '_ {
+        // A captured request is held once, where the argument of an `async fn` is held twice; it is large.
+        async move {
+            match head::wire(&request, self.info().hint) {
+                wire @ (Wire::Http2 | Wire::Carried) => self.owner.core.send_http2(&mut request, wire).await,
+                wire @ (Wire::Http1 | Wire::Http1Absolute | Wire::Http1Once) => {
+                    self.owner.core.send_http1(&mut request, wire).await
+                }
             }
         }
     }
@@ -144,9 +152,10 @@ impl Drop for Owner {
 }
 
 impl Core {
-    async fn send_http1(&self, mut request: Request<Body>, wire: Wire) -> Result<Response<Body>, SendError> {
+    /// Takes the request out of its place.
+    async fn send_http1(&self, request: &mut Request<Body>, wire: Wire) -> Result<Response<Body>, SendError> {
         let sent = Sent { wire, version: request.version(), method: request.method().clone() };
-        let original = head::prepare(&mut request, wire, &self.reach.info);
+        let original = head::prepare(request, wire, &self.reach.info);
         let pool = if wire == Wire::Http1Absolute { &self.absolute } else { &self.origin };
         let mut pooled = if wire == Wire::Http1Once { None } else { pool.checkout() };
         loop {
@@ -155,18 +164,18 @@ impl Core {
                 // Boxed, as most requests find a connection: a handshake's state is large.
                 None => match Box::pin(self.connect_http1(pool, wire)).await {
                     Ok(connection) => connection,
-                    Err(error) => return Err(unsent(SendFailure::Connect(error), request, original)),
+                    Err(error) => return Err(unsent(SendFailure::Connect(error), take(request), original)),
                 },
             };
             // The connection may close while we send. An idempotent request without a body can be repeated
             // then; keeping its head is the price.
-            let spare = sent.method.is_idempotent().then(|| spare(&request)).flatten();
-            match connection.send(request).await {
+            let spare = sent.method.is_idempotent().then(|| spare(request)).flatten();
+            match connection.send(take(request)).await {
                 Outcome::Response(response) => {
                     return Ok(self.received_http1(response, &sent, connection, pool));
                 }
                 // Not sent at all; a fresh connection is next, and only one.
-                Outcome::Stale(back) if connection.reused => request = *back,
+                Outcome::Stale(back) if connection.reused => *request = *back,
                 Outcome::Stale(back) => {
                     let error = ConnectError::Closed {
                         addr: self.reach.info.addr,
@@ -209,18 +218,19 @@ impl Core {
         Response::from_parts(head, body)
     }
 
-    async fn send_http2(&self, mut request: Request<Body>, wire: Wire) -> Result<Response<Body>, SendError> {
+    /// Takes the request out of its place.
+    async fn send_http2(&self, request: &mut Request<Body>, wire: Wire) -> Result<Response<Body>, SendError> {
         let version = request.version();
-        let original = head::prepare(&mut request, wire, &self.reach.info);
-        let spare = spare(&request);
+        let original = head::prepare(request, wire, &self.reach.info);
+        let spare = spare(request);
         let mut gone_before = false;
         loop {
             let live = match self.http2.connection().await {
                 Ok(live) => live,
-                Err(error) => return Err(unsent(SendFailure::Connect(error), request, original)),
+                Err(error) => return Err(unsent(SendFailure::Connect(error), take(request), original)),
             };
             let mut sender = live.sender.clone();
-            let mut error = match sender.try_send_request(request).await {
+            let mut error = match sender.try_send_request(take(request)).await {
                 Ok(response) => {
                     let (mut head, incoming) = response.into_parts();
                     head::receive(&mut head, wire, version);
@@ -234,7 +244,7 @@ impl Core {
                 // Closed, or told to go away, before it took the request: once more on a new connection.
                 Some(back) if !std::mem::replace(&mut gone_before, true) => {
                     self.http2.retire(&live);
-                    request = back;
+                    *request = back;
                 }
                 Some(back) => return Err(unsent(SendFailure::Lost(error), back, original)),
                 None => return Err(with_spare(SendError::classify(error), spare, original)),

@@ -11,6 +11,7 @@ use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -58,13 +59,17 @@ pub(crate) enum Outcome {
 }
 
 impl Connection {
-    pub(crate) async fn send(&mut self, request: Request<Body>) -> Outcome {
-        match self.sender.try_send_request(request).await {
-            Ok(response) => Outcome::Response(response),
-            Err(mut error) => match error.take_message() {
-                Some(request) => Outcome::Stale(Box::new(request)),
-                None => Outcome::Failed(SendError::classify(error.into_error())),
-            },
+    /// Sends at once; the future only waits for the response's head.
+    pub(crate) fn send(&mut self, request: Request<Body>) -> impl Future<Output = Outcome> + Send + use<> {
+        let sent = self.sender.try_send_request(request);
+        async move {
+            match sent.await {
+                Ok(response) => Outcome::Response(response),
+                Err(mut error) => match error.take_message() {
+                    Some(request) => Outcome::Stale(Box::new(request)),
+                    None => Outcome::Failed(SendError::classify(error.into_error())),
+                },
+            }
         }
     }
 }
