@@ -147,7 +147,7 @@ mod tests {
         check("127.0.0.2:80", "127.0.0.1:80", false);
         check("127.7.7.7:80", "0.0.0.0:80", true);
         check("127.7.7.7:80", "[::]:80", true);
-        check("192.0.2.1:80", "0.0.0.0:80", false); // TEST-NET-1 is nobody's
+        check("203.0.113.77:80", "0.0.0.0:80", false); // TEST-NET-3 is nobody's
         // The address that this host has towards others, if it has one.
         let towards = UdpSocket::bind("0.0.0.0:0").and_then(|s| s.connect("192.0.2.1:9").map(|()| s));
         if let Ok(own) = towards.and_then(|socket| socket.local_addr()) {
