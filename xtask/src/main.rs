@@ -50,10 +50,19 @@ fn write_docs() -> ExitCode {
     }
     // The documents of settings and limits are made by tests of the crates that obey them, so that this program
     // builds in seconds and works even while they do not compile.
-    for (package, tests) in [("weft-proxy", "settings::document"), ("weft-control", "document")] {
-        let arguments = ["test", "--quiet", "--package", package, "--lib", tests];
+    // That of the metrics comes from a running proxy, hence from a scenario.
+    for (package, tests) in [
+        ("weft-proxy", ["--lib", "settings::document"].as_slice()),
+        ("weft-control", &["--lib", "document"]),
+        ("weft-scenarios", &["--test", "all", "metrics_document"]),
+    ] {
         let mut cargo = Command::new(env!("CARGO"));
-        let status = cargo.args(arguments).env("WEFT_UPDATE_DOCS", "1").current_dir(root()).status();
+        let status = cargo
+            .args(["test", "--quiet", "--package", package])
+            .args(tests)
+            .env("WEFT_UPDATE_DOCS", "1")
+            .current_dir(root())
+            .status();
         if !status.is_ok_and(|status| status.success()) {
             return ExitCode::FAILURE;
         }

@@ -437,7 +437,7 @@ impl<E: Target> Shared<E> {
         if state.drawable == 0 {
             state.failfast.unready(clock());
         } else if state.failfast.ready() {
-            metrics.gate_opened.fetch_add(1, Relaxed);
+            metrics.gate_opens();
         }
         metrics.ready.fetch_add(state.drawable as i64 - state.counted_ready, Relaxed);
         metrics.endpoints.fetch_add(state.entries.len() as i64 - state.counted_known, Relaxed);
@@ -555,7 +555,7 @@ impl<E: Target> State<E> {
     fn gate(&mut self, params: &Params, now: Instant) -> Gate {
         let gate = self.failfast.gate(now);
         if gate == Gate::JustShut {
-            params.metrics.gate_shut.fetch_add(1, Relaxed);
+            params.metrics.gate_shuts();
         }
         gate
     }

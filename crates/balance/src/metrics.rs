@@ -4,7 +4,7 @@
 //! registry, a name or a label.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Upper bounds of the queue latency buckets in seconds (§5.2); one more bucket takes the rest.
 pub const LATENCY_BOUNDS: [f64; 6] = [0.0005, 0.005, 0.05, 0.5, 1.0, 3.0];
@@ -20,9 +20,12 @@ pub struct Metrics {
     pub(crate) updates_empty: AtomicU64,
     pub(crate) waiting: AtomicI64,
     pub(crate) requests: AtomicU64,
-    pub(crate) gate_opened: AtomicU64,
-    pub(crate) gate_shut: AtomicU64,
+    gate_opened: AtomicU64,
+    gate_shut: AtomicU64,
     pub(crate) ejections: AtomicU64,
+    /// Unix time in milliseconds, 0 for never.
+    gate_opened_at: AtomicU64,
+    gate_shut_at: AtomicU64,
     waited: [AtomicU64; LATENCY_BOUNDS.len() + 1],
     waited_nanos: AtomicU64,
 }
@@ -55,6 +58,10 @@ pub struct Counts {
     pub gate_opened: u64,
     /// Times that failing fast began.
     pub gate_shut: u64,
+    /// When failing fast last ended, since the Unix epoch; zero for never.
+    pub gate_opened_at: Duration,
+    /// When it last began.
+    pub gate_shut_at: Duration,
     /// Times that a breaker took an endpoint out.
     pub ejections: u64,
 }
@@ -84,8 +91,22 @@ impl Metrics {
             queue_latency_sum: Duration::from_nanos(self.waited_nanos.load(Relaxed)),
             gate_opened: self.gate_opened.load(Relaxed),
             gate_shut: self.gate_shut.load(Relaxed),
+            gate_opened_at: Duration::from_millis(self.gate_opened_at.load(Relaxed)),
+            gate_shut_at: Duration::from_millis(self.gate_shut_at.load(Relaxed)),
             ejections: self.ejections.load(Relaxed),
         }
+    }
+
+    /// Counts an end of failing fast.
+    pub(crate) fn gate_opens(&self) {
+        self.gate_opened.fetch_add(1, Relaxed);
+        self.gate_opened_at.store(unix_millis(), Relaxed);
+    }
+
+    /// Counts a beginning of failing fast.
+    pub(crate) fn gate_shuts(&self) {
+        self.gate_shut.fetch_add(1, Relaxed);
+        self.gate_shut_at.store(unix_millis(), Relaxed);
     }
 
     /// Counts the wait of a request that was not served at once.
@@ -97,6 +118,12 @@ impl Metrics {
         }
         self.waited_nanos.fetch_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
+}
+
+/// The wall clock, since a scrape compares it with other machines'.
+fn unix_millis() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

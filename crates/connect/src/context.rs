@@ -3,6 +3,7 @@
 //! Built once by `proxy` from its settings, handed to every `Endpoint`. Plain data but for the connector,
 //! which tests replace by an in-memory one.
 
+use crate::transport::Counting;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -61,6 +62,8 @@ pub struct Context {
     pub own_listeners: Vec<SocketAddr>,
     /// Addresses of this workload: endpoints there are reached in plaintext, as the application itself.
     pub local_ips: Vec<IpAddr>,
+    /// How connections are counted.
+    pub counting: Counting,
     /// Where connections are driven.
     pub runtime: Handle,
 }
@@ -121,6 +124,7 @@ impl Context {
             loopback: Loopback::Allowed,
             own_listeners: Vec::new(),
             local_ips: Vec::new(),
+            counting: Counting::default(),
             runtime,
         }
     }

@@ -6,10 +6,11 @@
 
 use crate::context::{Context, Loopback, ReadyWhen};
 use crate::error::ConnectError;
+use crate::transport::Transport;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
 use weft_balance::{EndpointState, Failure, Readiness};
@@ -25,6 +26,8 @@ pub(crate) struct Reach {
     /// Wakes the endpoint's task after a failed attempt.
     pub(crate) suspect: Notify,
     pub(crate) counts: Counts,
+    /// Resolved with the first connection.
+    transport: OnceLock<Option<Arc<Transport>>>,
     last_error: Mutex<Option<ConnectError>>,
 }
 
@@ -43,6 +46,7 @@ impl Reach {
             readiness,
             suspect: Notify::new(),
             counts: Counts::default(),
+            transport: OnceLock::new(),
             last_error: Mutex::new(None),
         }
     }
@@ -59,7 +63,11 @@ impl Reach {
             Ok(_) => _ = self.counts.connected.fetch_add(1, Relaxed),
             Err(error) => self.failed(error),
         }
-        outcome
+        let transport = self.transport.get_or_init(|| self.context.counting.transport(&self.info));
+        outcome.map(|stream| match transport {
+            Some(transport) => transport.open(stream),
+            None => stream,
+        })
     }
 
     async fn attempt(&self, addr: SocketAddr, session: Option<Session>) -> Result<Stream, ConnectError> {

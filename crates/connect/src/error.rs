@@ -133,7 +133,10 @@ impl SendError {
             SendFailure::Lost(_) => Code::ConnectionLost,
             SendFailure::Protocol(_) => Code::ProtocolError,
             SendFailure::Reset(_) => Code::StreamReset,
-            SendFailure::RequestBody(_) => Code::ClientGone,
+            SendFailure::RequestBody(error) => match find::<BodyError>(error) {
+                Some(BodyError::Aborted { reason, .. }) => reason.code,
+                _ => Code::ClientGone,
+            },
         }
     }
 

@@ -13,6 +13,7 @@ pub mod http;
 pub mod limits;
 mod multiplex;
 mod pool;
+pub mod transport;
 mod tunnel;
 
 pub use context::{Connect, Context, Loopback, PoolLimits, ReadyWhen, Tcp};

@@ -141,6 +141,7 @@ where
 
     // All replicas, as DNS names them. Each one reconnects by itself, with backoff.
     let replicas = Replicas::new(settings, resolver, metrics, connect);
+    metrics.balancer(&settings.addr, replicas.metrics(), settings.dispatch_timeout);
 
     // Calls, from the client down to the choice of a replica.
     let channel = ServiceBuilder::new()

@@ -4,20 +4,20 @@
 //! over with its endpoints and connections. Never asks the control plane anything: endpoints are fed by
 //! the `Feed` it was given.
 
+use crate::balancers::Balancers;
 use crate::plan::{
     Backend, Backends, Meshed, Plan, Protocol, Rule, RuleBackend, Table, TcpRefusal, TcpRule, Upstream,
 };
 use std::any::Any;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use weft_balance::backend::{Change, Params};
-use weft_balance::metrics::Counts;
+use weft_connect::transport::endpoint_labels;
 use weft_connect::{Context, Endpoint, ReadyWhen};
 use weft_decide::matching::{CompiledCondition, Matcher};
 use weft_model::address::{Addr, NameAddr};
 use weft_model::destination::EndpointInfo;
-use weft_model::identity::NoTls;
 use weft_model::meta::{Meta, Resource};
 use weft_model::policy::{
     FailureAccrual, HttpRoutes, InboundPolicy, InboundProtocol, InboundRoutes, OutboundPolicy,
@@ -25,85 +25,15 @@ use weft_model::policy::{
 };
 use weft_model::profile::Profile;
 use weft_model::reason::Hop;
-use weft_model::route::{Dispatch, Distribution, Filter, LoadParams, Queue, Route, RouteBackend, Timeouts};
+use weft_model::route::{
+    Backend as PolicyBackend, Dispatch, Distribution, Filter, LoadParams, Queue, Route, RouteBackend,
+    Timeouts,
+};
 use weft_route::metrics::{Metrics, Pairs, push_meta};
 use weft_route::retry::{Budget, Retry};
-use weft_telemetry::text::{Exposition, Kind};
-use weft_telemetry::{LabelWriter, Labels};
 
 /// Starts feeding a backend with the endpoints of a name, until what it returns is dropped.
 pub type Feed = Arc<dyn Fn(&NameAddr, Backend) -> Box<dyn Any + Send + Sync> + Send + Sync>;
-
-impl LiveBackends {
-    /// Writes the peer's balancer families (§5.2) of every backend in use that balances over a name.
-    pub fn write(&self, out: &mut Exposition) {
-        let live: Vec<_> = {
-            let live = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            live.values().filter_map(Weak::upgrade).filter(|l| !l.labels.is_empty()).collect()
-        };
-        // Two backends of one name differ only in their nature; a series may stand in a scrape once.
-        let rows: BTreeMap<_, _> =
-            live.iter().map(|l| (text(&l.labels), l.backend.metrics().snapshot())).collect();
-        let mut family =
-            |name: &str, help: &str, kind: Kind, value: &dyn Fn(&Counts) -> Vec<(&'static str, u64)>| {
-                if rows.is_empty() {
-                    return;
-                }
-                out.family(name, help, kind);
-                for (labels, counts) in &rows {
-                    for (extra, number) in value(counts) {
-                        out.line(name, &format!("{extra}{labels}"), number);
-                    }
-                }
-            };
-        family("outbound_http_balancer_endpoints", "Endpoints of a balancer.", Kind::Gauge, &|c| {
-            vec![
-                ("endpoint_state=\"ready\",", c.endpoints_ready),
-                ("endpoint_state=\"pending\",", c.endpoints_pending),
-            ]
-        });
-        family(
-            "outbound_http_balancer_p2c_updates_total",
-            "Changes of the endpoint set.",
-            Kind::Counter,
-            &|c| {
-                vec![
-                    ("op=\"Reset\",", c.updates_reset),
-                    ("op=\"Add\",", c.updates_add),
-                    ("op=\"Remove\",", c.updates_remove),
-                ]
-            },
-        );
-        family("outbound_http_balancer_queue_length", "Requests waiting.", Kind::Gauge, &|c| {
-            vec![("", c.queue_length)]
-        });
-        family("outbound_http_balancer_queue_requests_total", "Requests taken.", Kind::Counter, &|c| {
-            vec![("", c.queue_requests)]
-        });
-        family(
-            "outbound_http_balancer_queue_gate_open_total",
-            "Ends of failing fast.",
-            Kind::Counter,
-            &|c| vec![("", c.gate_opened)],
-        );
-        family(
-            "outbound_http_balancer_queue_gate_shut_total",
-            "Beginnings of failing fast.",
-            Kind::Counter,
-            &|c| vec![("", c.gate_shut)],
-        );
-        family("weft_balancer_ejections_total", "Endpoints shut by their breaker.", Kind::Counter, &|c| {
-            vec![("", c.ejections)]
-        });
-    }
-}
-
-/// Label pairs as text.
-fn text(labels: &Pairs) -> String {
-    let mut text = String::new();
-    labels[..].write(&mut LabelWriter::new(&mut text));
-    text
-}
 
 /// Compiles plans of one direction.
 pub struct Compiler {
@@ -114,28 +44,15 @@ pub struct Compiler {
     feed: Feed,
     /// Longest look at a connection's first bytes, where the policy does not say.
     detect_timeout: Duration,
-    live: LiveBackends,
+    /// The backends in use.
+    live: Mutex<HashMap<Key, Weak<Live>>>,
+    /// Where those that balance over a name are shown.
+    balancers: Option<Balancers>,
 }
-
-/// The backends in use, for metrics. Clones share them.
-#[derive(Clone, Default)]
-pub struct LiveBackends(Arc<Mutex<HashMap<Key, Weak<Live>>>>);
 
 /// What makes two backends the same.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key(String);
-
-impl Key {
-    /// The labels of a balanced name; none for others.
-    fn labels(&self) -> Pairs {
-        let mut labels = Pairs::new();
-        if let Some(dst) = self.0.split(' ').next().and_then(|dst| dst.parse::<NameAddr>().ok()) {
-            push_meta(&mut labels, "backend", &service_meta(&dst));
-            labels.push(("logical".into(), dst.to_string()));
-        }
-        labels
-    }
-}
 
 /// How a backend behaves, apart from where it leads.
 #[derive(Clone, Copy, Debug)]
@@ -148,8 +65,6 @@ struct Nature {
 /// A backend in use and what feeds it.
 struct Live {
     backend: Backend,
-    /// Labels of its metrics.
-    labels: Pairs,
     _source: Box<dyn Any + Send + Sync>,
 }
 
@@ -182,12 +97,23 @@ impl Compiler {
             other => other,
         };
         let connect_bytes = Arc::new(Context { ready_when: lazily, ..(*connect).clone() });
-        Self { connect, connect_bytes, metrics, queue, feed, detect_timeout, live: LiveBackends::default() }
+        Self {
+            connect,
+            connect_bytes,
+            metrics,
+            queue,
+            feed,
+            detect_timeout,
+            live: Mutex::default(),
+            balancers: None,
+        }
     }
 
-    /// The backends in use.
-    pub fn live_backends(&self) -> LiveBackends {
-        self.live.clone()
+    /// Shows backends that balance over a name in the peer's families.
+    #[must_use]
+    pub fn shown_in(mut self, balancers: Balancers) -> Self {
+        self.balancers = Some(balancers);
+        self
     }
 
     /// The plan of an outbound destination. `policy: None`: the control plane has none for it.
@@ -508,6 +434,7 @@ impl Compiler {
         let nature =
             Nature { queue: backend.backend.queue, breaker: common.breaker, carries: common.carries };
         let live = self.live(&backend.backend.dispatch, nature);
+        self.show(common.parent, &backend.backend, (live.as_ref(), nature));
         RuleBackend {
             meta: backend.backend.meta.clone(),
             backend: live.as_ref().map(|l| l.backend.clone()),
@@ -518,7 +445,11 @@ impl Compiler {
     }
 
     fn dispatch(&self, parent: &Meta, route: &Meta, dispatch: &Dispatch) -> RuleBackend {
-        let live = self.live(dispatch, Nature { queue: self.queue, breaker: None, carries: Carries::Http });
+        let nature = Nature { queue: self.queue, breaker: None, carries: Carries::Http };
+        let live = self.live(dispatch, nature);
+        if let Dispatch::Balance { dst, .. } = dispatch {
+            self.show_name(parent, (dst, &service_meta(dst)), (live.as_ref(), nature));
+        }
         RuleBackend {
             meta: parent.clone(),
             backend: live.as_ref().map(|l| l.backend.clone()),
@@ -526,6 +457,35 @@ impl Compiler {
             filters: [].into(),
             metrics: self.metrics.backend(parent, route, parent).into(),
         }
+    }
+
+    /// Shows a policy's backend, if it balances over a name.
+    fn show(&self, parent: &Meta, backend: &PolicyBackend, of: (Option<&Arc<Live>>, Nature)) {
+        if let Dispatch::Balance { dst, .. } = &backend.dispatch {
+            self.show_name(parent, (dst, &backend.meta), of);
+        }
+    }
+
+    /// One row for each parent under which a backend is used, so that a query for a parent finds it.
+    fn show_name(
+        &self,
+        parent: &Meta,
+        (dst, backend): (&NameAddr, &Meta),
+        (live, nature): (Option<&Arc<Live>>, Nature),
+    ) {
+        let (Some(balancers), Some(live)) = (&self.balancers, live) else { return };
+        let mut labels = Pairs::new();
+        push_meta(&mut labels, "parent", parent);
+        push_meta(&mut labels, "backend", backend);
+        let prefix = match nature.carries {
+            Carries::Http => "outbound_http_balancer",
+            Carries::Bytes => {
+                labels.push(("logical".into(), dst.to_string()));
+                labels.push(("concrete".into(), dst.to_string()));
+                "outbound_tcp_balancer"
+            }
+        };
+        balancers.show(prefix, &labels, (live.backend.metrics(), nature.queue.failfast));
     }
 
     /// The backend a dispatch leads to, the one already in use if there is one.
@@ -554,8 +514,7 @@ impl Compiler {
         nature: Nature,
         start: impl FnOnce(Backend, &Feed) -> Box<dyn Any + Send + Sync>,
     ) -> Arc<Live> {
-        let labels = key.labels();
-        let mut live = self.live.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = live.get(&key).and_then(Weak::upgrade) {
             return found;
         }
@@ -572,7 +531,7 @@ impl Compiler {
             endpoint: Endpoint::new(info, connect.clone(), readiness),
         });
         let source = start(backend.clone(), &self.feed);
-        let made = Arc::new(Live { backend, labels, _source: source });
+        let made = Arc::new(Live { backend, _source: source });
         live.insert(key, Arc::downgrade(&made));
         made
     }
@@ -608,25 +567,4 @@ fn with_port(meta: &Meta, port: u16) -> Meta {
         Meta::Default(_) => meta.clone(),
         Meta::Resource(r) => Meta::Resource(Arc::new(Resource { port: Some(port), ..(**r).clone() })),
     }
-}
-
-/// Labels of an endpoint's series (§5.1): target, TLS, discovery labels.
-fn endpoint_labels(info: &EndpointInfo) -> Pairs {
-    let mut labels: Pairs = vec![
-        ("target_addr".into(), info.addr.to_string()),
-        ("target_ip".into(), info.addr.ip().to_string()),
-        ("target_port".into(), info.addr.port().to_string()),
-    ];
-    match &info.tls {
-        Some(target) => {
-            labels.push(("tls".into(), "true".into()));
-            labels.push(("server_id".into(), target.id.to_string()));
-        }
-        None => {
-            labels.push(("tls".into(), "no_identity".into()));
-            labels.push(("no_tls_reason".into(), NoTls::NotProvidedByDiscovery.as_str().into()));
-        }
-    }
-    labels.extend(info.labels.iter().map(|(key, value)| (format!("dst_{key}"), value.clone())));
-    labels
 }

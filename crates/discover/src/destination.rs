@@ -117,6 +117,11 @@ pub enum NoPlan {
 }
 
 impl Destinations {
+    /// Destinations, of both directions, that were let go to make room for others.
+    pub fn displaced(&self) -> u64 {
+        self.shared.out_cache.counts().displaced + self.shared.in_cache.counts().displaced
+    }
+
     /// Destinations that are kept for the given limits after their last use.
     pub fn new(
         lookup: Discover,

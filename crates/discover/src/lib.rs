@@ -4,6 +4,7 @@
 //! forgets them, `lookup` is the front that plans are built from, and `certify` asks for the
 //! proxy's certificate. Called by `proxy`; knows policies as nouns of `model` and never as messages.
 
+pub mod balancers;
 pub mod cache;
 pub mod certify;
 pub mod channel;

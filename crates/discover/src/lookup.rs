@@ -114,9 +114,9 @@ impl Discover {
         let inner = Arc::new(Inner {
             source,
             runtime: runtime.clone(),
-            endpoints: Cache::new(settings.outbound_cache(), runtime),
-            profiles: Cache::new(settings.outbound_cache(), runtime),
-            outbound: Cache::new(settings.outbound_cache(), runtime),
+            endpoints: Cache::new(settings.outbound_lookups(), runtime),
+            profiles: Cache::new(settings.outbound_lookups(), runtime),
+            outbound: Cache::new(settings.outbound_lookups(), runtime),
             inbound: Cache::new(settings.inbound_cache(), runtime),
             settings,
         });
@@ -191,7 +191,7 @@ impl Discover {
         Ok(self.live(held))
     }
 
-    /// How every lookup is doing, in the order of [`Method::ALL`], at most `capacity` of each.
+    /// How every lookup is doing, in the order of [`Method::ALL`], at most twice `capacity` of each.
     pub fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
         self.inner.endpoints.visit(|dst, endpoints| {
@@ -541,7 +541,7 @@ mod tests {
                 self.0.lock().unwrap().push(change);
             }
         }
-        let (discover, oracle) = discover(Oracle::default(), Settings { capacity: 2, ..Settings::default() });
+        let (discover, oracle) = discover(Oracle::default(), Settings { capacity: 1, ..Settings::default() });
         let name = |n: u32| format!("s{n}.default.svc.cluster.local:80").parse::<NameAddr>().unwrap();
         let ear = Arc::new(Ear::default());
         let feed = discover.endpoints(&name(0)).unwrap().feed(ear.clone());

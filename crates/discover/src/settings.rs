@@ -77,6 +77,12 @@ impl Settings {
         CacheLimits { idle: self.outbound_idle, capacity: self.capacity }
     }
 
+    /// Bounds of what is asked about those destinations. Twice as many: a destination that was pushed out holds its
+    /// lookups until its task has ended, and the one that pushed it out must not be refused because of them.
+    pub fn outbound_lookups(&self) -> CacheLimits {
+        CacheLimits { idle: self.outbound_idle, capacity: self.capacity.saturating_mul(2) }
+    }
+
     /// Bounds of the cache of inbound lookups.
     pub fn inbound_cache(&self) -> CacheLimits {
         CacheLimits { idle: self.inbound_idle, capacity: self.capacity }

@@ -16,6 +16,6 @@ pub mod private;
 pub mod renew;
 mod spent;
 pub mod store;
-mod tls;
+pub mod tls;
 pub mod token;
 pub mod verify;

@@ -140,6 +140,8 @@ impl Limits {
 pub struct State {
     /// When the certificate in force is valid; `None` before the first.
     pub validity: Option<Validity>,
+    /// When the last certificate was installed.
+    pub refreshed: Option<SystemTime>,
     /// Certificates installed since the start.
     pub issued: u64,
     /// Failed attempts since the start.
@@ -223,6 +225,7 @@ impl Renewal {
                 Ok(validity) => {
                     self.state.send_modify(|state| {
                         state.validity = Some(validity);
+                        state.refreshed = Some(SystemTime::now());
                         state.issued += 1;
                         state.failed_in_a_row = 0;
                         state.last_error = None;

@@ -54,6 +54,20 @@ pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
     &PROVIDER
 }
 
+/// The cryptography of the process in words, as the peer's `rustls_info` has it: suites, key exchange, random
+/// numbers, key provider, whether it is FIPS.
+pub fn describe() -> [(&'static str, String); 5] {
+    let list = |names: Vec<String>| names.join(",");
+    let provider = provider();
+    [
+        ("tls_suites", list(provider.cipher_suites.iter().map(|s| format!("{:?}", s.suite())).collect())),
+        ("tls_kx_groups", list(provider.kx_groups.iter().map(|g| format!("{:?}", g.name())).collect())),
+        ("tls_rand", "aws-lc-rs".to_owned()),
+        ("tls_key_provider", "aws-lc-rs".to_owned()),
+        ("tls_fips", provider.fips().to_string()),
+    ]
+}
+
 /// The signature algorithms accepted in certificates and handshakes.
 pub(crate) fn signatures() -> &'static WebPkiSupportedAlgorithms {
     &PROVIDER.signature_verification_algorithms

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 /// Version of the catalogue, raised with every new or changed code.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// One row of the catalogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,6 +193,9 @@ catalogue! {
     ClientGone, "client-gone", 499, 1, true,
         "The client went away before the answer.",
         "Nothing to do here; the client may have timed out.";
+    SlowClient, "slow-client", 408, 4, false,
+        "The client sent nothing, or next to nothing, of a request's body, or took nothing of an answer, for too long.",
+        "The client or its network is too slow, or it does not read; the limits are in docs/limits.md.";
     Internal, "internal", 500, 13, true,
         "The proxy met a state that should not exist.",
         "Report it with the log line.";

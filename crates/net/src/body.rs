@@ -9,7 +9,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use weft_model::reason::{Code, Reason};
 
 use crate::head::{Offence, Refused};
+use crate::stall::{self, Noted};
 
 /// Any error, boxed.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -236,7 +237,16 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let polled = ready!(this.poll_inner(cx));
+        let polled = match this.poll_inner(cx) {
+            Poll::Ready(polled) => polled,
+            Poll::Pending => {
+                stall::note(Noted::Lacks);
+                return Poll::Pending;
+            }
+        };
+        let more =
+            matches!(&polled, Some(Ok(frame)) if frame.is_data()) && !http_body::Body::is_end_stream(this);
+        stall::note(if more { Noted::Offers } else { Noted::Lacks });
         if this.watch.is_some() {
             match &polled {
                 Some(Ok(frame)) => this.watch_frame(frame),

@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::StatusCode;
@@ -71,6 +72,21 @@ struct Shared {
     amid_request: AtomicBool,
     /// Whether the last write was not taken whole, so that hyper may hold more of an answer.
     behind: AtomicBool,
+    writes: Writes,
+}
+
+/// What is known of the client's taking of answers.
+#[derive(Debug, Default)]
+struct Writes {
+    /// Writes that took something; wraps.
+    done: AtomicU32,
+    /// Whether the last one took nothing.
+    blocked: AtomicBool,
+    /// Whether somebody waits to hear of it.
+    watched: AtomicBool,
+    begun: Notify,
+    /// The connection is to be broken off.
+    given_up: AtomicBool,
 }
 
 /// A head that has begun and of which more is awaited. Another one is never equal, for four billion heads.
@@ -137,6 +153,37 @@ impl Handle {
     /// How often something was read, wrapping: if it does not change, the client says nothing.
     pub fn reads(&self) -> u32 {
         self.shared.reads.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the client has taken nothing of what was written for `limit` at least, and twice that at most.
+    /// Costs nothing while it takes what it gets.
+    pub async fn blocked_for(&self, limit: Duration) {
+        let writes = &self.shared.writes;
+        loop {
+            writes.watched.store(true, Ordering::Release);
+            if !writes.blocked.load(Ordering::Acquire) {
+                writes.begun.notified().await;
+            }
+            let mut last = None;
+            while writes.blocked.load(Ordering::Acquire) {
+                let done = writes.done.load(Ordering::Relaxed);
+                if last == Some(done) {
+                    return;
+                }
+                last = Some(done);
+                tokio::time::sleep(limit).await;
+            }
+        }
+    }
+
+    /// Breaks the connection off at its next write. The caller polls the connection afterwards.
+    pub fn give_up_writing(&self) {
+        self.shared.writes.given_up.store(true, Ordering::Release);
+    }
+
+    /// Whether the connection was ended because of [`Self::give_up_writing`].
+    pub fn gave_up_writing(&self) -> bool {
+        self.shared.writes.given_up.load(Ordering::Acquire)
     }
 
     /// Must be told the status of every answer, before hyper gets it: after an upgrade or CONNECT nothing
@@ -258,9 +305,30 @@ impl GuardedStream {
         }
     }
 
-    fn wrote(&self, polled: &Poll<io::Result<usize>>, whole: usize) {
-        let behind = !matches!(polled, Poll::Ready(Ok(n)) if *n == whole);
+    /// Takes note of a write of `whole` bytes.
+    fn wrote(&self, whole: usize, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let writes = &self.shared.writes;
+        let behind = !matches!(&polled, Poll::Ready(Ok(n)) if *n == whole);
         self.shared.behind.store(behind, Ordering::Relaxed);
+        match &polled {
+            Poll::Ready(Ok(_)) => {
+                writes.done.store(writes.done.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+                if writes.blocked.load(Ordering::Relaxed) {
+                    writes.blocked.store(false, Ordering::Release);
+                }
+            }
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => {
+                writes.blocked.store(true, Ordering::Release);
+                if writes.watched.load(Ordering::Relaxed) && writes.watched.swap(false, Ordering::AcqRel) {
+                    writes.begun.notify_one();
+                }
+                if writes.given_up.load(Ordering::Acquire) {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+            }
+        }
+        polled
     }
 
     fn give_held(&mut self, buf: &mut ReadBuf<'_>) {
@@ -409,8 +477,7 @@ impl AsyncWrite for GuardedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.wrote(&polled, buf.len());
-        polled
+        this.wrote(buf.len(), polled)
     }
 
     fn poll_write_vectored(
@@ -420,9 +487,7 @@ impl AsyncWrite for GuardedStream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        let whole: usize = bufs.iter().map(|b| b.len()).sum();
-        this.wrote(&polled, whole);
-        polled
+        this.wrote(bufs.iter().map(|b| b.len()).sum(), polled)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -17,5 +17,7 @@ pub mod original;
 pub mod prefixed;
 pub mod socket;
 pub mod splice;
+pub mod stall;
 pub mod stream;
+pub mod transfer;
 pub mod web;

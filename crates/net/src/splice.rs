@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::stream::Stream;
+use crate::transfer::Transfer;
 
 use self::pipe::Pipe;
 
@@ -146,7 +147,7 @@ pub enum Step {
 pub async fn relay(mut a: Stream, mut b: Stream, counters: &impl Count) -> Relayed {
     run(&mut a, &mut b, counters, |a, b| {
         let is_read_up = a.prefix().is_empty() && b.prefix().is_empty();
-        Some((a.tcp_ref()?, b.tcp_ref()?)).filter(|_| is_read_up)
+        Some((Socket::of(a)?, Socket::of(b)?)).filter(|_| is_read_up)
     })
     .await
 }
@@ -174,7 +175,7 @@ async fn run<A, B>(
     a: &mut A,
     b: &mut B,
     counters: &impl Count,
-    sockets: for<'s> fn(&'s A, &'s B) -> Option<(&'s TcpStream, &'s TcpStream)>,
+    sockets: for<'s> fn(&'s A, &'s B) -> Option<(Socket<'s>, Socket<'s>)>,
 ) -> Relayed
 where
     A: AsyncRead + AsyncWrite + Unpin,
@@ -212,6 +213,25 @@ where
 }
 
 type Fault = (Side, Step, io::Error);
+
+/// A plain socket that the kernel may move bytes from or to, and its counts.
+struct Socket<'s> {
+    tcp: &'s TcpStream,
+    transfer: Option<&'s Transfer>,
+}
+
+impl<'s> Socket<'s> {
+    fn of(stream: &'s Stream) -> Option<Self> {
+        Some(Self { tcp: stream.tcp_ref()?, transfer: stream.transfer() })
+    }
+
+    fn failed(&self, error: io::Error) -> io::Error {
+        if let Some(transfer) = self.transfer {
+            transfer.failed(&error);
+        }
+        error
+    }
+}
 
 /// One direction.
 struct Half {
@@ -427,8 +447,8 @@ impl Half {
     fn poll_splice(
         &mut self,
         cx: &mut Context<'_>,
-        from: &TcpStream,
-        to: &TcpStream,
+        from: Socket<'_>,
+        to: Socket<'_>,
         counters: &impl Count,
     ) -> Poll<Result<(), Fault>> {
         self.buffer = Vec::new();
@@ -439,19 +459,27 @@ impl Half {
             };
             let pipe = self.pipe.insert(pipe);
             if pipe.is_empty() {
-                match pipe.poll_fill(cx, from) {
-                    Poll::Ready(Ok(n)) => self.read(n),
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err((self.from, Step::Read, error))),
+                match pipe.poll_fill(cx, from.tcp) {
+                    Poll::Ready(Ok(n)) => {
+                        from.transfer.inspect(|transfer| transfer.add_read(n));
+                        self.read(n);
+                    }
+                    Poll::Ready(Err(error)) => {
+                        return Poll::Ready(Err((self.from, Step::Read, from.failed(error))));
+                    }
                     Poll::Pending => {
                         self.pipe = None;
                         return Poll::Pending;
                     }
                 }
             } else {
-                match ready!(pipe.poll_drain(cx, to)) {
+                match ready!(pipe.poll_drain(cx, to.tcp)) {
                     Ok(0) => return Poll::Ready(Err(self.write_fault(io::ErrorKind::WriteZero.into()))),
-                    Ok(n) => self.wrote(n, counters),
-                    Err(error) => return Poll::Ready(Err(self.write_fault(error))),
+                    Ok(n) => {
+                        to.transfer.inspect(|transfer| transfer.add_written(n));
+                        self.wrote(n, counters);
+                    }
+                    Err(error) => return Poll::Ready(Err(self.write_fault(to.failed(error)))),
                 }
             }
             if self.streak < BULK && self.pipe.as_ref().is_none_or(Pipe::is_empty) {
@@ -549,9 +577,11 @@ mod tests {
         let (mut right, b) = pairs.pop().unwrap();
         let (mut left, a) = pairs.pop().unwrap();
         let counters = std::sync::Arc::new(Counters::default());
-        let a = Stream::tcp(a).with_prefix(bytes::Bytes::from_static(b"head "));
+        let [of_a, of_b] = [(); 2].map(|()| std::sync::Arc::new(Transfer::new(|_| {})));
+        let a = Stream::tcp(a).with_prefix(bytes::Bytes::from_static(b"head ")).counted(of_a.clone());
+        let b = Stream::tcp(b).counted(of_b.clone());
         let live = counters.clone();
-        let relay = tokio::spawn(async move { relay(a, Stream::tcp(b), &live).await });
+        let relay = tokio::spawn(async move { relay(a, b, &live).await });
         let body = vec![7; 3_000_000];
         let sent = body.clone();
         let writer = tokio::spawn(async move {
@@ -570,6 +600,8 @@ mod tests {
         let relayed = relay.await.unwrap();
         assert_eq!((relayed.from_a, relayed.from_b), (3_000_005, 3_000_000));
         assert_eq!((counters.from(Side::A), counters.from(Side::B)), (3_000_005, 3_000_000));
+        assert_eq!((of_a.read(), of_a.written()), (3_000_005, 3_000_000));
+        assert_eq!((of_b.read(), of_b.written()), (3_000_000, 3_000_005));
     }
 
     #[tokio::test]

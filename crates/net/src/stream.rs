@@ -9,6 +9,7 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -16,11 +17,14 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use crate::transfer::Transfer;
+
 /// A byte stream in both directions. Reads give the prefix first, then what the transport brings.
 #[derive(Debug)]
 pub struct Stream {
     io: Io,
     prefix: Bytes,
+    transfer: Option<Arc<Transfer>>,
 }
 
 #[derive(Debug)]
@@ -59,7 +63,40 @@ impl Stream {
     }
 
     fn of(io: Io) -> Self {
-        Self { io, prefix: Bytes::new() }
+        Self { io, prefix: Bytes::new(), transfer: None }
+    }
+
+    /// Counts what is read and written from here on, what lies in front included. The transfer is let go with
+    /// the stream, or when it is taken apart.
+    #[must_use]
+    pub fn counted(mut self, transfer: Arc<Transfer>) -> Self {
+        self.transfer = Some(transfer);
+        self
+    }
+
+    /// The counts of this connection, if it is counted.
+    pub fn transfer(&self) -> Option<&Transfer> {
+        self.transfer.as_deref()
+    }
+
+    fn has_read<T>(&self, bytes: usize, polled: &Poll<io::Result<T>>) {
+        if let Some(transfer) = &self.transfer {
+            match polled {
+                Poll::Ready(Ok(_)) => transfer.add_read(bytes),
+                Poll::Ready(Err(error)) => transfer.failed(error),
+                Poll::Pending => {}
+            }
+        }
+    }
+
+    fn has_written(&self, polled: &Poll<io::Result<usize>>) {
+        if let Some(transfer) = &self.transfer {
+            match polled {
+                Poll::Ready(Ok(bytes)) => transfer.add_written(*bytes),
+                Poll::Ready(Err(error)) => transfer.failed(error),
+                Poll::Pending => {}
+            }
+        }
     }
 
     /// Puts bytes in front, to be read before anything else, also before an earlier prefix.
@@ -120,7 +157,7 @@ impl Stream {
     /// Takes the plain socket out. Gives the stream back when a prefix waits to be read, or when it is not TCP.
     pub fn try_into_tcp(self) -> Result<TcpStream, Self> {
         match self {
-            Stream { io: Io::Tcp(io), prefix } if prefix.is_empty() => Ok(io),
+            Stream { io: Io::Tcp(io), prefix, .. } if prefix.is_empty() => Ok(io),
             other => Err(other),
         }
     }
@@ -151,23 +188,31 @@ impl AsyncRead for Stream {
             if this.prefix.is_empty() {
                 this.prefix = Bytes::new(); // gives the allocation back
             }
-            return Poll::Ready(Ok(()));
+            let polled = Poll::Ready(Ok(()));
+            this.has_read(n, &polled);
+            return polled;
         }
-        match &mut this.io {
+        let before = buf.filled().len();
+        let polled = match &mut this.io {
             Io::Tcp(io) => Pin::new(io).poll_read(cx, buf),
             Io::Tls(io) => Pin::new(&mut **io).poll_read(cx, buf),
             Io::Memory(memory) => Pin::new(&mut memory.io).poll_read(cx, buf),
-        }
+        };
+        this.has_read(buf.filled().len() - before, &polled);
+        polled
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().io {
+        let this = self.get_mut();
+        let polled = match &mut this.io {
             Io::Tcp(io) => Pin::new(io).poll_write(cx, buf),
             Io::Tls(io) => Pin::new(&mut **io).poll_write(cx, buf),
             Io::Memory(memory) => Pin::new(&mut memory.io).poll_write(cx, buf),
-        }
+        };
+        this.has_written(&polled);
+        polled
     }
 
     fn poll_write_vectored(
@@ -175,11 +220,14 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().io {
+        let this = self.get_mut();
+        let polled = match &mut this.io {
             Io::Tcp(io) => write_gathered(io, cx, bufs),
             Io::Tls(io) => Pin::new(&mut **io).poll_write_vectored(cx, bufs),
             Io::Memory(memory) => Pin::new(&mut memory.io).poll_write_vectored(cx, bufs),
-        }
+        };
+        this.has_written(&polled);
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -277,6 +325,34 @@ mod tests {
         assert_eq!(stream.peer_addr(), Some(listener.local_addr().unwrap()));
         assert!(stream.try_into_tcp().is_ok());
         assert!(Stream::memory(duplex(1).0).try_into_tcp().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_counted_stream_counts_what_its_user_sees_and_tells_its_end() {
+        let (told, end) = std::sync::mpsc::sync_channel(1);
+        let transfer =
+            Arc::new(Transfer::new(move |t| told.send((t.read(), t.written(), t.error())).unwrap()));
+        let (ours, mut theirs) = duplex(64);
+        let mut stream = Stream::memory(ours).with_prefix(Bytes::from_static(b"seen ")).counted(transfer);
+        theirs.write_all(b"new").await.unwrap();
+        let mut bytes = [0; 8];
+        stream.read_exact(&mut bytes).await.unwrap();
+        stream.write_all(b"answer").await.unwrap();
+        assert_eq!(stream.transfer().map(|t| (t.read(), t.written())), Some((8, 6)));
+        drop(stream);
+        assert_eq!(end.try_recv(), Ok((8, 6, "")));
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_told_by_its_name() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let transfer = Arc::new(Transfer::new(|_| {}));
+        let mut stream = Stream::tcp(listener.accept().await.unwrap().0).counted(transfer);
+        socket2::SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        drop(client);
+        stream.read(&mut [0]).await.unwrap_err();
+        assert_eq!(stream.transfer().map(Transfer::error), Some("ECONNRESET"));
     }
 
     #[test]

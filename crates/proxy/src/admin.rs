@@ -3,6 +3,7 @@
 //! Runs on the control runtime, so that it answers while the data path is saturated. Whatever changes
 //! something, or shows more than numbers, is for local clients only. It never carries traffic.
 
+use crate::authz;
 use crate::limits::Limit;
 use crate::settings::ShutdownEndpoint;
 use crate::state;
@@ -18,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, watch};
 use weft_discover::destination::Destinations;
 use weft_identity::renew;
+use weft_model::identity::{NoTls, Peer};
 use weft_model::reason::Hop;
 use weft_net::body::Body;
 use weft_net::socket::AcceptError;
@@ -52,6 +54,7 @@ pub(crate) async fn run(admin: Arc<Admin>, listener: TcpListener) {
     let places = Arc::new(Semaphore::new(admin.shared.settings.limits.admin_connections));
     // Admin connections must not hold the drain up, so they get one that nobody waits for.
     let (_never, own) = weft_net::drain::channel();
+    let transport = admin.shared.transports.of(labels(listener.local_addr().ok()));
     loop {
         let (tcp, client) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -69,18 +72,28 @@ pub(crate) async fn run(admin: Arc<Admin>, listener: TcpListener) {
             tracing::warn!(%client, "too many admin connections");
             continue;
         };
-        let (admin, own) = (admin.clone(), own.clone());
+        let (admin, own, transport) = (admin.clone(), own.clone(), transport.clone());
         tokio::spawn(async move {
             let answer = move |request| {
                 let admin = admin.clone();
                 async move { admin.answer(request, client).await }
             };
-            if let Err(error) = web::serve(Stream::tcp(tcp), &web::Limits::default(), answer, &own).await {
+            if let Err(error) =
+                web::serve(transport.open(Stream::tcp(tcp)), &web::Limits::default(), answer, &own).await
+            {
                 tracing::debug!(%error, %client, "an admin connection ended with an error");
             }
             drop(place);
         });
     }
+}
+
+/// The admin server's connections count as inbound ones to its own port (§5.1).
+fn labels(target: Option<SocketAddr>) -> Vec<(String, String)> {
+    let mut labels = vec![("direction".into(), "inbound".into()), ("peer".into(), "src".into())];
+    labels.extend(authz::target(target));
+    authz::tls(&mut labels, &Peer::Plain(NoTls::NotFromRemote));
+    labels
 }
 
 impl Admin {

@@ -4,9 +4,11 @@
 //! policy's own resources and by the family's bound on series.
 
 use crate::client::Client;
+use crate::target::Aim;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use weft_discover::plan::{Plan, Rule};
+use weft_model::address::Addr;
 use weft_model::identity::Peer;
 use weft_model::meta::Meta;
 use weft_model::policy::Authorization;
@@ -24,10 +26,32 @@ pub(crate) struct Asked<'a> {
     pub(crate) last: &'a LastAllowed,
 }
 
+/// The labels of a decision. One about a connection has no route, a denial no authorization.
+const DECISION_KEYS: &[&str] = &[
+    "target_addr",
+    "target_ip",
+    "target_port",
+    "srv_group",
+    "srv_kind",
+    "srv_name",
+    "srv_port",
+    "route_group",
+    "route_kind",
+    "route_name",
+    "authz_group",
+    "authz_kind",
+    "authz_name",
+    "tls",
+    "no_tls_reason",
+    "client_id",
+    "sni",
+];
+
 /// The families of authorization.
 pub(crate) struct Authz {
     http_allow: Family<Counter>,
     http_deny: Family<Counter>,
+    http_not_found: Family<Counter>,
     tcp_allow: Family<Counter>,
     tcp_deny: Family<Counter>,
     tcp_terminate: Family<Counter>,
@@ -48,10 +72,14 @@ pub(crate) enum Admission<'a> {
 impl Authz {
     /// Registers the families.
     pub(crate) fn new(registry: &Registry) -> Self {
-        let family = |name: &str| registry.counters(name, "Decisions of inbound authorization.");
+        let family =
+            |name: &str| registry.counters(name, "Decisions of inbound authorization.").labels(DECISION_KEYS);
         Self {
             http_allow: family("inbound_http_authz_allow_total"),
             http_deny: family("inbound_http_authz_deny_total"),
+            http_not_found: registry
+                .counters("inbound_http_route_not_found_total", "Inbound requests that no route matched.")
+                .labels(DECISION_KEYS),
             tcp_allow: family("inbound_tcp_authz_allow_total"),
             tcp_deny: family("inbound_tcp_authz_deny_total"),
             tcp_terminate: family("inbound_tcp_authz_terminate_total"),
@@ -87,6 +115,13 @@ impl Authz {
         reference(&mut labels, "route", &rule.route);
         tls(&mut labels, &asked.client.peer);
         self.http_deny.series(&labels[..]).inc();
+    }
+
+    /// No route of the port matched a request.
+    pub(crate) fn http_not_found(&self, asked: Asked<'_>, plan: &Plan) {
+        let mut labels = server(asked.target, plan);
+        tls(&mut labels, &asked.client.peer);
+        self.http_not_found.series(&labels[..]).inc();
     }
 
     /// A connection was admitted, denied or cut.
@@ -139,6 +174,34 @@ fn server(to: Option<SocketAddr>, plan: &Plan) -> Pairs {
     labels
 }
 
+/// What tells an accepted connection apart (§5.1): where it leads, how it is secured, and inbound the server that
+/// governs the port.
+pub(crate) fn accepted(client: &Client, aim: &Aim) -> Pairs {
+    let plan = match aim {
+        Aim::One(held) if client.hop == Hop::Inbound => held.plan_now(),
+        _ => None,
+    };
+    let mut labels = match (&plan, aim) {
+        (Some(plan), _) => server(aim.addr(), plan),
+        (None, Aim::One(held)) => target_of(held.addr()),
+        // Each of its requests leads somewhere else.
+        (None, Aim::Each(_)) => Pairs::new(),
+    };
+    tls(&mut labels, &client.peer);
+    labels
+}
+
+fn target_of(addr: &Addr) -> Pairs {
+    match addr {
+        Addr::Socket(socket) => target(Some(*socket)),
+        Addr::Name(name) => vec![
+            ("target_addr".into(), name.to_string()),
+            ("target_ip".into(), String::new()),
+            ("target_port".into(), name.port.to_string()),
+        ],
+    }
+}
+
 /// `target_addr`, `target_ip`, `target_port`.
 pub(crate) fn target(to: Option<SocketAddr>) -> Pairs {
     let Some(addr) = to else { return Vec::new() };
@@ -149,7 +212,8 @@ pub(crate) fn target(to: Option<SocketAddr>) -> Pairs {
     ]
 }
 
-fn reference(labels: &mut Pairs, prefix: &str, meta: &Meta) {
+/// `PREFIX_group`, `_kind`, `_name`.
+pub(crate) fn reference(labels: &mut Pairs, prefix: &str, meta: &Meta) {
     for (key, value) in [("group", meta.group()), ("kind", meta.kind()), ("name", meta.name())] {
         labels.push((format!("{prefix}_{key}"), value.to_owned()));
     }
@@ -188,7 +252,7 @@ mod tests {
             let [server, route, authz] = names.map(Meta::default_named);
             last.inc([&server, &route, &authz], || {
                 resolved.set(resolved.get() + 1);
-                let labels: Pairs = names.iter().map(|n| (format!("l{n}"), (*n).to_owned())).collect();
+                let labels: Pairs = names.iter().map(|n| (format!("dst_{n}"), (*n).to_owned())).collect();
                 (family.series(&labels[..]), Arc::new(metrics.endpoint(labels)))
             });
             resolved.get()

@@ -142,6 +142,9 @@ async fn exchange(
 }
 
 fn no_route(via: &Via, plan: &Plan) -> Reason {
+    if via.client.hop == Hop::Inbound {
+        via.shared.authz.http_not_found(via.asked(), plan);
+    }
     let mut reason = via.client.reason(Code::NoRoute, Phase::Route);
     reason.evidence.policy = Some(plan.parent.name().to_owned());
     reason

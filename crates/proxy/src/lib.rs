@@ -6,15 +6,18 @@
 
 mod admin;
 mod admit;
+mod arrival;
 mod authz;
 mod client;
 pub mod detect;
 mod forward;
+mod gauges;
 mod headers;
 mod limits;
 mod listen;
 mod opaque;
 mod overdue;
+mod pace;
 mod passage;
 mod prepare;
 mod replay;

@@ -17,6 +17,8 @@ pub(crate) enum Limit {
     ConnectionsPerSource,
     HeaderReadTimeout,
     IdleTimeout,
+    RequestBody,
+    Stall,
     HeaderBytes,
     Headers,
     DiscoveryTimeout,
@@ -43,6 +45,8 @@ impl Limit {
             Self::ConnectionsPerSource => directed!("max-connections-per-source"),
             Self::HeaderReadTimeout => directed!("http1-header-read-timeout"),
             Self::IdleTimeout => directed!("http1-idle-timeout"),
+            Self::RequestBody => directed!("request-body-timeout"),
+            Self::Stall => directed!("stall-timeout"),
             Self::HeaderBytes => directed!("http1-max-header-bytes"),
             Self::Headers => directed!("http1-max-headers"),
             Self::DiscoveryTimeout => ("discovery-timeout", "discovery-timeout"),
@@ -65,6 +69,7 @@ impl Limit {
             (Code::QueueFull, _) => Some(Self::HttpQueue),
             (Code::ConnectionLimit, _) => Some(Self::ConnectionsPerSource),
             (Code::HeaderReadTimeout, _) => Some(Self::HeaderReadTimeout),
+            (Code::SlowClient, Phase::Response) => Some(Self::Stall),
             (Code::DiscoveryTimeout, _) => Some(Self::DiscoveryTimeout),
             _ => None,
         }
@@ -95,7 +100,8 @@ pub(crate) struct Limits(Family<Counter>);
 impl Limits {
     /// Registers the family.
     pub(crate) fn new(registry: &Registry) -> Self {
-        Self(registry.counters("weft_limit_reached_total", "Times a limit was reached (docs/limits.md)."))
+        let help = "Times a limit was reached (docs/limits.md).";
+        Self(registry.counters("weft_limit_reached_total", help).labels(&["limit"]))
     }
 
     /// Counts one.
@@ -116,13 +122,15 @@ mod tests {
     use crate::settings::SETTINGS;
     use std::collections::BTreeSet;
 
-    const ALL: [Limit; 15] = [
+    const ALL: [Limit; 17] = [
         Limit::MaxInFlight,
         Limit::HttpQueue,
         Limit::Connections,
         Limit::ConnectionsPerSource,
         Limit::HeaderReadTimeout,
         Limit::IdleTimeout,
+        Limit::RequestBody,
+        Limit::Stall,
         Limit::HeaderBytes,
         Limit::Headers,
         Limit::DiscoveryTimeout,

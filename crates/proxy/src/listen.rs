@@ -55,11 +55,10 @@ impl Role {
     }
 }
 
-/// Counts of all accept loops, under the peer's transport names where it has them.
+/// Counts of all accept loops. The peer's `tcp_*` families count what is served of it, with who it turned out to be.
 #[derive(Clone, Debug)]
 pub(crate) struct AcceptMetrics {
-    opened: Family<Counter>,
-    closed: Family<Counter>,
+    accepted: Family<Counter>,
     open: Family<Gauge>,
     pauses: Family<Counter>,
 }
@@ -67,12 +66,14 @@ pub(crate) struct AcceptMetrics {
 impl AcceptMetrics {
     /// Registers the families.
     pub(crate) fn new(registry: &Registry) -> Self {
+        let (accepted, open) = ("weft_accepted_connections_total", "weft_accepted_connections");
+        let pauses = "Pauses of an accept loop for want of descriptors.";
         Self {
-            opened: registry.counters("tcp_open_total", "Connections opened."),
-            closed: registry.counters("tcp_close_total", "Connections closed."),
-            open: registry.gauges("tcp_open_connections", "Connections open now."),
-            pauses: registry
-                .counters("weft_accept_pauses_total", "Pauses of an accept loop for want of descriptors."),
+            accepted: registry
+                .counters(accepted, "Connections that a listener accepted.")
+                .labels(&["listener"]),
+            open: registry.gauges(open, "Accepted connections that are open now.").labels(&["listener"]),
+            pauses: registry.counters("weft_accept_pauses_total", pauses).labels(&["listener"]),
         }
     }
 }
@@ -107,7 +108,6 @@ struct Place {
     sources: Arc<Mutex<Sources>>,
     ip: IpAddr,
     open: Gauge,
-    closed: Counter,
     _permit: OwnedSemaphorePermit,
     /// From the start: its request may already be on its way.
     _guard: Guard,
@@ -116,7 +116,6 @@ struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.open.dec();
-        self.closed.inc();
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = sources.by_ip.get_mut(&self.ip) {
             *count -= 1;
@@ -155,11 +154,9 @@ impl Listener {
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
-        let labels =
-            [("direction", self.role.hop().as_str()), ("peer", "src"), ("listener", self.role.as_str())];
-        let (opened, closed) = (metrics.opened.series(&labels), metrics.closed.series(&labels));
-        let open = metrics.open.series(&labels);
-        let pauses = metrics.pauses.series(&labels[2..]);
+        let labels = [("listener", self.role.as_str())];
+        let (opened, open) = (metrics.accepted.series(&labels), metrics.open.series(&labels));
+        let pauses = metrics.pauses.series(&labels);
         let sources = Arc::new(Mutex::new(Sources::default()));
         let drained = shared.drains.of(self.role.hop()).signaled();
         tokio::pin!(drained);
@@ -203,7 +200,6 @@ impl Listener {
                 sources: sources.clone(),
                 ip: client.ip(),
                 open: open.clone(),
-                closed: closed.clone(),
                 _permit: permit,
                 _guard: shared.drains.of(self.role.hop()).guard(),
             };

@@ -3,6 +3,7 @@
 //! `serve` comes here when a policy says opaque or TLS, or when the first bytes are no HTTP. A change of
 //! policy that no longer admits the client cuts the connection (§4.1).
 
+use crate::arrival::Towards;
 use crate::authz::Admission;
 use crate::via::Via;
 use std::pin::Pin;
@@ -11,7 +12,7 @@ use std::time::Instant;
 use weft_discover::destination::Held;
 use weft_discover::plan::{Plan, TcpRefusal, TcpRule};
 use weft_model::policy::Authorization;
-use weft_model::reason::{Code, Phase, Reason};
+use weft_model::reason::{Code, Hop, Phase, Reason};
 use weft_net::splice;
 use weft_net::stream::Stream;
 
@@ -26,6 +27,7 @@ pub(crate) fn relay(
     client: Stream,
     sni: Option<String>,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let client = via.counted(client);
     Box::pin(async move {
         if let Err(reason) = run(&via, &held, client, sni.as_deref()).await {
             via.shared.reports.connection(&reason, via.client.addr);
@@ -46,6 +48,25 @@ async fn run(via: &Arc<Via>, held: &Held, client: Stream, sni: Option<&str>) -> 
             .reason(Code::NoRoute, Phase::Route)
             .detail(format!("no route for the server name {}", sni.unwrap_or("none")))
     })?;
+    let towards = match (sni, via.client.hop) {
+        (_, Hop::Inbound) => None,
+        (Some(name), Hop::Outbound) => Some(Towards::Name(name)),
+        (None, Hop::Outbound) => Some(Towards::Address(via.aim.addr())),
+    };
+    let counted = towards.map(|to| via.shared.arrivals.relayed(&plan, &rule.route, to));
+    let outcome = obey(via, (held, &plan, rule), client).await;
+    if let Some(counted) = counted {
+        counted.ended(outcome.as_ref().err().map(|reason| reason.code));
+    }
+    outcome
+}
+
+/// Does what the rule says.
+async fn obey(
+    via: &Arc<Via>,
+    (held, plan, rule): (&Held, &Plan, &TcpRule),
+    client: Stream,
+) -> Result<(), Reason> {
     match &rule.refusal {
         Some(TcpRefusal::Forbidden) => return Err(via.client.reason(Code::Forbidden, Phase::Route)),
         Some(TcpRefusal::Invalid(why)) => {
@@ -61,7 +82,7 @@ async fn run(via: &Arc<Via>, held: &Held, client: Stream, sni: Option<&str>) -> 
             tracing::debug!(?outcome, "a relayed connection ended");
             Ok(())
         }
-        reason = revoked(via, held, &plan) => Err(reason),
+        reason = revoked(via, held, plan) => Err(reason),
     }
 }
 

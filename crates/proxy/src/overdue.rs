@@ -1,10 +1,10 @@
-//! HTTP/1 clients that keep us waiting: within a request's head, or between two requests.
+//! HTTP/1 clients that keep us waiting: within a request's head, between two requests, or with taking an answer.
 //!
 //! `serve` waits here beside each HTTP/1 connection. A request whose head comes in one piece costs nothing: the
 //! guard wakes this only when it has to wait within a head, and whether a connection rests is looked at now and
 //! then. Never touches the stream.
 
-use crate::settings::Http1Server;
+use crate::settings::{Direction, Http1Server};
 use crate::via::Via;
 use std::time::Duration;
 use weft_net::guard::{Handle, SlowHead};
@@ -16,6 +16,8 @@ pub(crate) enum Overdue {
     Head(SlowHead),
     /// A while in which it said nothing, and nothing was under way.
     Rest,
+    /// The time for taking an answer.
+    Answer,
 }
 
 /// A connection at rest for once to twice this long gives its buffers back. Long enough that a busy client does
@@ -23,8 +25,10 @@ pub(crate) enum Overdue {
 pub(crate) const REST: Duration = Duration::from_millis(500);
 
 /// Waits until the client is overdue, or rests.
-pub(crate) async fn overdue(via: &Via, guard: &Handle, http1: &Http1Server) -> Overdue {
+pub(crate) async fn overdue(via: &Via, guard: &Handle, direction: &Direction) -> Overdue {
+    let http1 = &direction.http1_server;
     tokio::select! {
+        () = guard.blocked_for(direction.stall_timeout), if !direction.stall_timeout.is_zero() => Overdue::Answer,
         head = slow(guard, http1) => Overdue::Head(head),
         () = resting(via, guard, REST.min(http1.idle_timeout)) => Overdue::Rest,
     }

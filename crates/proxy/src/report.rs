@@ -35,10 +35,14 @@ pub(crate) struct Reports {
 impl Reports {
     /// Registers the families.
     pub(crate) fn new(registry: &Registry) -> Self {
-        let errors = |name: &str| registry.counters(name, "Errors met by the proxy, by the peer's names.");
+        let errors = |name: &str| {
+            let family = registry.counters(name, "Errors met by the proxy, by the peer's names.");
+            family.labels(&["error"])
+        };
         Self {
             reasons: registry
-                .counters("weft_reasons_total", "Answers and closes by the mesh itself (docs/reasons.md)."),
+                .counters("weft_reasons_total", "Answers and closes by the mesh itself (docs/reasons.md).")
+                .labels(&["direction", "code", "phase"]),
             limits: Limits::new(registry),
             outbound_http: errors("outbound_http_errors_total"),
             inbound_http: errors("inbound_http_errors_total"),

@@ -5,7 +5,9 @@
 
 use crate::admin::{self, Admin};
 use crate::admit::Admission;
+use crate::arrival::Arrivals;
 use crate::authz::Authz;
+use crate::gauges;
 use crate::limits::Limit;
 use crate::listen::{AcceptMetrics, Accepted, Bounds, Listener, Role};
 use crate::report::Reports;
@@ -19,7 +21,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
+use weft_connect::transport::{Counting, Transports};
 use weft_connect::{Context, Loopback, PoolLimits, ReadyWhen, Tcp};
+use weft_discover::balancers::Balancers;
 use weft_discover::certify::Issuer;
 use weft_discover::channel::{
     self, ChannelSettings, ClientCertificate, Controller as Which, Replicas, Security,
@@ -88,6 +93,8 @@ pub struct Proxy {
     pub upstreams: Vec<SocketAddr>,
     /// The explicit ports of the workload, in the order of the settings.
     pub binds: Vec<SocketAddr>,
+    /// What it counts and measures.
+    pub registry: Registry,
     drained: tokio::sync::watch::Receiver<bool>,
     stop: Arc<tokio::sync::Notify>,
 }
@@ -120,6 +127,7 @@ pub async fn start(world: World) -> Result<Proxy, StartError> {
     let (triggers, drains) = Triggers::new();
     let store = store(&settings)?;
     let accept_metrics = AcceptMetrics::new(&registry);
+    let transports = Transports::new(&registry);
 
     let link = |which, controller| opener(&settings, (which, controller), &store, &registry, &control);
     let (destination, its_replicas) = link(Which::Destination, &settings.control.destination)?();
@@ -129,12 +137,14 @@ pub async fn start(world: World) -> Result<Proxy, StartError> {
         Controllers::new(destination, policy, context, workload).telling_of([its_replicas, policys_replicas]);
     let discover = Discover::new(discover_settings(&settings), Arc::new(source), &control);
     let own = listeners.addresses()?;
-    let destinations = destinations(&settings, &store, &registry, (&own, discover), &data);
+    let destinations = destinations(&settings, &store, (&registry, &transports), (&own, discover), &data);
 
     let (renewal, identity) = renewal(&settings, &store, link(Which::Identity, &settings.control.identity)?)?;
     control.spawn(renewal.run());
+    gauges::certificates(&registry, identity.clone());
 
-    let shared = Arc::new(shared(&settings, &store, &registry, drains));
+    let shared = Arc::new(shared(&settings, &store, (&registry, transports), drains));
+    gauges::displaced(&registry, &shared, &destinations);
     let stop = Arc::new(tokio::sync::Notify::new());
     let admin = Admin {
         shared: shared.clone(),
@@ -149,7 +159,7 @@ pub async fn start(world: World) -> Result<Proxy, StartError> {
     let admin_addr = listeners.admin.local_addr()?;
 
     let (done, drained) = tokio::sync::watch::channel(false);
-    let proxy = listeners.proxy(admin_addr, drained, stop.clone())?;
+    let proxy = listeners.proxy(admin_addr, &registry, (drained, stop.clone()))?;
     let accepting = Accepting {
         shared,
         destinations,
@@ -174,12 +184,19 @@ pub async fn start(world: World) -> Result<Proxy, StartError> {
 }
 
 /// What all connections share.
-fn shared(settings: &Arc<Settings>, store: &Store, registry: &Registry, drains: Drains) -> Shared {
+fn shared(
+    settings: &Arc<Settings>,
+    store: &Store,
+    (registry, transports): (&Registry, Transports),
+    drains: Drains,
+) -> Shared {
     Shared {
         settings: settings.clone(),
         store: store.clone(),
         reports: Reports::new(registry),
         authz: Authz::new(registry),
+        arrivals: Arrivals::new(registry),
+        transports,
         unprocessed: Budget::new(&RetryBudget::default(), Instant::now()),
         inbound: Admission::new(settings.inbound.max_in_flight),
         outbound: Admission::new(settings.outbound.max_in_flight),
@@ -272,8 +289,8 @@ impl Listeners {
     fn proxy(
         &self,
         admin: SocketAddr,
-        drained: tokio::sync::watch::Receiver<bool>,
-        stop: Arc<tokio::sync::Notify>,
+        registry: &Registry,
+        (drained, stop): (watch::Receiver<bool>, Arc<tokio::sync::Notify>),
     ) -> std::io::Result<Proxy> {
         Ok(Proxy {
             outbound: self.outbound.iter().map(Listener::local_addr).collect::<Result<_, _>>()?,
@@ -282,6 +299,7 @@ impl Listeners {
             forward_proxy: self.forward_proxy.as_ref().map(Listener::local_addr).transpose()?,
             upstreams: self.upstreams.iter().map(|(l, _)| l.local_addr()).collect::<Result<_, _>>()?,
             binds: self.binds.iter().map(|(l, _)| l.local_addr()).collect::<Result<_, _>>()?,
+            registry: registry.clone(),
             drained,
             stop,
         })
@@ -395,7 +413,7 @@ fn discover_settings(settings: &Settings) -> weft_discover::settings::Settings {
 fn destinations(
     settings: &Settings,
     store: &Store,
-    registry: &Registry,
+    (registry, transports): (&Registry, &Transports),
     (own, discover): (&OwnAddresses, Discover),
     data: &Handle,
 ) -> Destinations {
@@ -416,11 +434,21 @@ fn destinations(
     };
     let outbound = context(
         &settings.outbound,
-        Context { identity: Some(store.clone()), loopback, ..Context::new(data.clone()) },
+        Context {
+            identity: Some(store.clone()),
+            loopback,
+            counting: Counting::Endpoints(transports.clone()),
+            ..Context::new(data.clone())
+        },
     );
     let inbound = context(
         &settings.inbound,
-        Context { ready_when: ReadyWhen::Always, loopback: Loopback::Allowed, ..Context::new(data.clone()) },
+        Context {
+            ready_when: ReadyWhen::Always,
+            loopback: Loopback::Allowed,
+            counting: Counting::Application(transports.clone()),
+            ..Context::new(data.clone())
+        },
     );
     let feed: Feed = {
         let discover = discover.clone();
@@ -442,12 +470,11 @@ fn destinations(
             feed,
         )
     };
+    let balancers = Balancers::new(registry, "outbound_balancer");
     let compilers = (
-        compiler(&settings.outbound, outbound, Hop::Outbound, feed),
+        compiler(&settings.outbound, outbound, Hop::Outbound, feed).shown_in(balancers),
         compiler(&settings.inbound, inbound, Hop::Inbound, none),
     );
-    let balancers = compilers.0.live_backends();
-    registry.collector("outbound_http_balancer", move |out| balancers.write(out));
     let limits = (discover.settings().outbound_cache(), discover.settings().inbound_cache());
     Destinations::new(discover, compilers, limits, data)
 }
@@ -558,21 +585,39 @@ impl Ports {
 }
 
 /// A redirected connection of the application.
-async fn captured(shared: Arc<Shared>, destinations: Destinations, own: OwnAddresses, accepted: Accepted) {
+fn captured(
+    shared: Arc<Shared>,
+    destinations: Destinations,
+    own: OwnAddresses,
+    accepted: Accepted,
+) -> impl Future<Output = ()> + Send {
+    // Found before the future begins, which waits for the client and should hold no more than it needs for that.
+    let found = captured_for(&shared, (&destinations, &own), &accepted);
+    async move {
+        if let Some(held) = found {
+            outbound(shared, held, accepted).await;
+        }
+    }
+}
+
+/// The destination of a redirected connection, or nothing once it was refused; the inner nothing is a full cache.
+fn captured_for(
+    shared: &Shared,
+    (destinations, own): (&Destinations, &OwnAddresses),
+    accepted: &Accepted,
+) -> Option<Option<Held>> {
     let refuse = |code, detail: String| {
         let reason = Reason::new(code, Hop::Outbound, Phase::Accept).detail(detail);
         shared.reports.connection(&reason, accepted.client);
+        None
     };
-    let meant = match original_dst(&accepted.tcp) {
-        Ok(meant) => meant,
-        Err(error) => {
-            return refuse(Code::BadRequest, format!("the connection was not redirected here: {error}"));
+    match original_dst(&accepted.tcp) {
+        Ok(meant) if own.lead_home(meant) => {
+            refuse(Code::LoopDetected, format!("it was meant for {meant}, the proxy itself"))
         }
-    };
-    if own.lead_home(meant) {
-        return refuse(Code::LoopDetected, format!("it was meant for {meant}, the proxy itself"));
+        Ok(meant) => Some(destinations.outbound(&Addr::Socket(meant)).ok()),
+        Err(error) => refuse(Code::BadRequest, format!("the connection was not redirected here: {error}")),
     }
-    outbound(shared.clone(), destinations.outbound(&Addr::Socket(meant)).ok(), accepted).await;
 }
 
 async fn outbound(shared: Arc<Shared>, held: Option<Held>, accepted: Accepted) {
@@ -596,25 +641,45 @@ fn full(shared: &Shared, hop: Hop, client: SocketAddr) {
 
 /// A connection to the inbound listener: redirected from a port of the workload, or made to the listener
 /// itself by a meshed peer.
-async fn meant_for(shared: Arc<Shared>, ports: Arc<Ports>, accepted: Accepted) {
-    let local = match local_addr(&accepted.tcp) {
-        Ok(local) => local,
-        Err(_) => return,
-    };
+fn meant_for(shared: Arc<Shared>, ports: Arc<Ports>, accepted: Accepted) -> impl Future<Output = ()> + Send {
+    // As in `captured`.
+    let meant = meaning(&shared, &ports, &accepted);
+    async move {
+        match meant {
+            Some(Meant::Direct(local)) => {
+                let client = accepted.client;
+                let incoming = serve::Incoming { stream: Stream::tcp(accepted.tcp), client };
+                serve::direct(shared, incoming, move |port| ports.named(port, local)).await;
+            }
+            Some(Meant::Port(held)) => {
+                drop(ports);
+                inbound(shared, held, accepted).await;
+            }
+            None => {}
+        }
+    }
+}
+
+/// What a connection to the inbound listener is meant for.
+enum Meant {
+    /// The listener itself, at this address.
+    Direct(IpAddr),
+    /// A port of the workload; nothing if the cache is full.
+    Port(Option<Held>),
+}
+
+fn meaning(shared: &Shared, ports: &Ports, accepted: &Accepted) -> Option<Meant> {
+    let local = local_addr(&accepted.tcp).ok()?;
     let meant = original_dst(&accepted.tcp).unwrap_or(local);
     if !ports.ips.is_empty() && !ports.ips.contains(&meant.ip().to_canonical()) {
         let reason = Reason::new(Code::ForbiddenTarget, Hop::Inbound, Phase::Accept);
-        return shared
-            .reports
-            .connection(&reason.detail(format!("{} is not ours", meant.ip())), accepted.client);
+        shared.reports.connection(&reason.detail(format!("{} is not ours", meant.ip())), accepted.client);
+        return None;
     }
-    if meant.port() == ports.inbound_port {
-        let client = accepted.client;
-        let incoming = serve::Incoming { stream: Stream::tcp(accepted.tcp), client };
-        return serve::direct(shared, incoming, |port| ports.named(port, local.ip())).await;
-    }
-    let held = ports.held(meant.port(), meant);
-    inbound(shared, held, accepted).await;
+    Some(match meant.port() == ports.inbound_port {
+        true => Meant::Direct(local.ip()),
+        false => Meant::Port(ports.held(meant.port(), meant)),
+    })
 }
 
 fn local_addr(tcp: &TcpStream) -> std::io::Result<SocketAddr> {

@@ -4,6 +4,7 @@
 //! `listen` comes here for each connection, with the address it was meant for. Nothing here looks at a
 //! request. Every wait is bounded by a timeout of the settings.
 
+use crate::arrival::Detection;
 use crate::authz::LastAllowed;
 use crate::client::Client;
 use crate::detect::{self, Detected};
@@ -11,6 +12,7 @@ use crate::forward::forward;
 use crate::limits::Limit;
 use crate::opaque;
 use crate::overdue::{self, Overdue};
+use crate::pace;
 use crate::reply::{self, Carried, Form, Grpc};
 use crate::settings::Direction;
 use crate::target::Aim;
@@ -18,17 +20,18 @@ use crate::via::{Closing, Shared, Via};
 use http::{Method, Request, Response, StatusCode};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use weft_discover::destination::{Held, NoPlan};
 use weft_discover::plan::Protocol;
 use weft_identity::store::{Accept, Accepted, disown};
+use weft_model::address::Addr;
 use weft_model::destination::Windows;
 use weft_model::identity::{NoTls, Peer};
 use weft_model::reason::{Code, Hop, Phase, Reason};
@@ -37,8 +40,10 @@ use weft_net::body::{Body, Reset};
 use weft_net::drain::Drain;
 use weft_net::frames::Rates;
 use weft_net::guard::{self, GuardedStream};
+use weft_net::head::Offence;
 use weft_net::metered::{self, MeteredStream};
 use weft_net::prefixed::{self, Bounds, Outcome};
+use weft_net::stall::{self, Stallable, Stalled};
 use weft_net::stream::Stream;
 use weft_wire::header::{self, Header, Progress, Session};
 
@@ -62,13 +67,20 @@ pub(crate) async fn outbound(shared: Arc<Shared>, incoming: Incoming, held: Held
     let via = |aim| Via::new(shared.clone(), Hop::Outbound, client, Peer::Plain(NoTls::Loopback), aim);
     let detect_timeout = shared.settings.outbound.detect_timeout;
     let protocol = protocol(&shared, &held, detect_timeout).await;
+    if let Some(plan) = held.plan_now() {
+        shared.arrivals.protocol(&plan);
+    }
     let outcome = match protocol {
         Protocol::Http1 => return http(via(Aim::One(held)), stream, Http::One).await,
         Protocol::Http2 => return http(via(Aim::One(held)), stream, Http::Two).await,
         Protocol::Opaque => {
             return opaque::relay(via(Aim::One(held.clone())).into(), held, stream, None).await;
         }
-        Protocol::Detect(limit) | Protocol::Tls(limit) => look(stream, limit, &shared.drains.outbound).await,
+        Protocol::Detect(limit) | Protocol::Tls(limit) => {
+            let began = Instant::now();
+            let looked = look(stream, limit, &shared.drains.outbound).await;
+            seen(&shared, (Hop::Outbound, &held), looked, began)
+        }
     };
     match outcome {
         Ok((Look::Http(version), stream)) if !matches!(protocol, Protocol::Tls(_)) => {
@@ -100,7 +112,9 @@ pub(crate) async fn inbound(shared: Arc<Shared>, incoming: Incoming, held: Held)
         let via = via(Peer::Plain(NoTls::PortSkipped), Aim::One(held.clone()));
         return opaque::relay(via.into(), held, stream, None).await;
     }
-    let (found, stream) = match look(stream, settings.inbound.detect_timeout, &reports.drains.inbound).await {
+    let began = Instant::now();
+    let looked = look(stream, settings.inbound.detect_timeout, &reports.drains.inbound).await;
+    let (found, stream) = match seen(&reports, (Hop::Inbound, &held), looked, began) {
         Ok((Look::Silent, _)) => {
             let reason = Reason::new(Code::DetectTimeout, Hop::Inbound, Phase::Accept);
             return reports.reports.connection(&reason, client);
@@ -140,7 +154,9 @@ async fn decrypted(via: Via, held: Held, stream: Stream, protocol: Protocol) {
     if protocol == Protocol::Http2 {
         return http(via, stream, Http::Two).await;
     }
-    match look(stream, limit, &via.shared.drains.inbound).await {
+    let began = Instant::now();
+    let looked = look(stream, limit, &via.shared.drains.inbound).await;
+    match seen(&via.shared, (Hop::Inbound, &held), looked, began) {
         Ok((found, stream)) => spoken(via, held, stream, (protocol, found)).await,
         Err(error) => closed_early(&via.shared, Hop::Inbound, via.client.addr, &error),
     }
@@ -163,6 +179,7 @@ pub(crate) async fn direct(shared: Arc<Shared>, incoming: Incoming, port: impl F
     let client = incoming.client;
     match Box::pin(transport_header(&shared, incoming)).await {
         Ok((header, peer, stream)) => {
+            shared.arrivals.header(&header, &peer.id().map(ToString::to_string).unwrap_or_default());
             let Some(held) = port(header.port.get()) else {
                 let reason = Reason::new(Code::LoopDetected, Hop::Inbound, Phase::Accept);
                 return shared.reports.connection(&reason.detail(format!("port {}", header.port)), client);
@@ -260,6 +277,35 @@ async fn look(stream: Stream, limit: Duration, drain: &Drain) -> std::io::Result
     Ok((found, stream))
 }
 
+/// Counts what a look found, and gives it back. One that finds TLS for ourselves is not counted: what is inside will
+/// be looked at. Beside `look` and by value: a connection that has not spoken holds whatever is borrowed or awaited
+/// around it.
+fn seen(
+    shared: &Shared,
+    (hop, held): (Hop, &Held),
+    looked: std::io::Result<(Look, Stream)>,
+    began: Instant,
+) -> std::io::Result<(Look, Stream)> {
+    let found = match &looked {
+        Ok((Look::Http(Http::One), _)) => Detection::Http1,
+        Ok((Look::Http(Http::Two), _)) => Detection::Http2,
+        Ok((Look::Tls(sni), _)) if hop == Hop::Inbound && is_own_name(shared, sni.as_deref()) => {
+            return looked;
+        }
+        Ok((Look::Tls(_) | Look::Bytes, _)) => Detection::NotHttp,
+        Ok((Look::Silent, _)) => Detection::ReadTimeout,
+        Err(_) => Detection::Error,
+    };
+    if let Some(plan) = held.plan_now() {
+        let target = match held.addr() {
+            Addr::Socket(socket) => Some(*socket),
+            Addr::Name(_) => None,
+        };
+        shared.arrivals.detected((hop, &plan.parent, target), found, began.elapsed());
+    }
+    looked
+}
+
 /// The protocol of the plan, awaited as long as a first answer may take; without one the first bytes decide
 /// and `forward` refuses with the reason.
 async fn protocol(shared: &Shared, held: &Held, detect_timeout: Duration) -> Protocol {
@@ -292,6 +338,7 @@ fn refused_handshake(shared: &Shared, client: SocketAddr, error: &weft_identity:
 /// Lets hyper read requests until the connection ends, is asked to close, or the proxy drains. Boxed, so that a
 /// connection that has not spoken yet holds none of this.
 fn http(via: Via, stream: Stream, version: Http) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let stream = via.counted(stream);
     match version {
         Http::One => Box::pin(http1(via, stream)),
         Http::Two => Box::pin(http2(via, stream)),
@@ -341,7 +388,7 @@ async fn http1_awake(via: &Arc<Via>, stream: GuardedStream, handle: &guard::Hand
         let side = pin!(async {
             tokio::select! {
                 () = to_be_closed(via) => {}
-                overdue = overdue::overdue(via, handle, &http1) => late = Some(overdue),
+                overdue = overdue::overdue(via, handle, &direction) => late = Some(overdue),
             }
         });
         if let Some(ended) = aside::race(Pin::new(&mut connection), side).await {
@@ -360,6 +407,7 @@ async fn http1_awake(via: &Arc<Via>, stream: GuardedStream, handle: &guard::Hand
             Pin::new(&mut connection).graceful_shutdown();
         }
         Some(Overdue::Head(head)) => handle.give_up(head),
+        Some(Overdue::Answer) => handle.give_up_writing(),
         None => Pin::new(&mut connection).graceful_shutdown(),
     }
     http1_ended(via, connection.await, handle);
@@ -372,7 +420,7 @@ fn http1_answer(
     via: &Arc<Via>,
     request: Request<hyper::body::Incoming>,
 ) -> Pin<Box<dyn Future<Output = Result<Response<Body>, Reset>> + Send>> {
-    let request = request.map(Body::incoming);
+    let request = request.map(|body| pace::paced(via, Body::incoming(body)));
     match &via.aim {
         Aim::Each(_) if request.method() == Method::CONNECT => {
             Box::pin(std::future::ready(Ok(connect(via, request))))
@@ -469,10 +517,19 @@ async fn http2(via: Via, stream: Stream) {
     let via = Arc::new(via);
     let service = service_fn({
         let via = via.clone();
-        move |request: Request<hyper::body::Incoming>| forward(via.clone(), request.map(Body::incoming))
+        move |request: Request<hyper::body::Incoming>| {
+            let request = request.map(|body| pace::paced(&via, Body::incoming(body)));
+            let answering = forward(via.clone(), request);
+            async move {
+                let answer = answering.await;
+                stall::body_begins();
+                answer
+            }
+        }
     });
     let _guard = via.shared.drains.of(via.client.hop).guard();
-    let mut connection = pin!(http2_builder(&direction).serve_connection(TokioIo::new(stream), service));
+    let mut connection =
+        pin!(http2_builder(&direction, Streams::of(&via)).serve_connection(TokioIo::new(stream), service));
     let ended = match aside::race(connection.as_mut(), pin!(to_be_closed(&via))).await {
         Some(ended) => ended,
         None => {
@@ -483,9 +540,36 @@ async fn http2(via: Via, stream: Stream) {
     http2_ended(&via, ended, &meter);
 }
 
-fn http2_builder(direction: &Direction) -> http2::Builder<TokioExecutor> {
+/// Runs the streams of one HTTP/2 connection, each in a task that ends when its client takes nothing for too long.
+#[derive(Clone)]
+struct Streams {
+    stalled: Stalled,
+    limit: Duration,
+}
+
+impl Streams {
+    fn of(via: &Arc<Via>) -> Self {
+        let (limit, via) = (via.direction().stall_timeout, via.clone());
+        let stalled = move || {
+            let reason = via.client.reason(Code::SlowClient, Phase::Response);
+            via.shared.reports.connection(&reason, via.client.addr);
+        };
+        Self { stalled: Arc::new(stalled), limit }
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for Streams
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        tokio::spawn(Stallable::new(stream, self.limit, self.stalled.clone()));
+    }
+}
+
+fn http2_builder(direction: &Direction, streams: Streams) -> http2::Builder<Streams> {
     let http2 = &direction.http2_server;
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .auto_date_header(false)
@@ -516,7 +600,11 @@ fn http1_ended(via: &Via, ended: hyper::Result<()>, guard: &guard::Handle) {
         if let Some(limit) = Limit::of_head(offence) {
             via.shared.reports.limits.reached(limit, via.client.hop);
         }
-        let reason = via.client.reason(offence.code(), Phase::Head).detail(offence.as_str());
+        let reason = via.client.reason(offence.code(), Phase::Head).detail(refused_head(via, offence));
+        return via.shared.reports.connection(&reason, via.client.addr);
+    }
+    if guard.gave_up_writing() {
+        let reason = via.client.reason(Code::SlowClient, Phase::Response);
         return via.shared.reports.connection(&reason, via.client.addr);
     }
     if guard.gave_up() {
@@ -537,6 +625,18 @@ fn http1_ended(via: &Via, ended: hyper::Result<()>, guard: &guard::Handle) {
     via.shared
         .reports
         .connection(&via.client.reason(code, Phase::Head).detail(error.to_string()), via.client.addr);
+}
+
+/// What was wrong with a head, with the limit where there is one.
+fn refused_head(via: &Via, offence: Offence) -> String {
+    let http1 = via.direction().http1_server;
+    let (limit, unit) = match offence {
+        Offence::HeadTooLarge => (http1.max_header_bytes, "bytes"),
+        Offence::TooManyHeaders => (http1.max_headers, "fields"),
+        Offence::TargetTooLong => (weft_net::head::MAX_TARGET, "bytes"),
+        _ => return offence.as_str().to_owned(),
+    };
+    format!("{}: more than {limit} {unit}", offence.as_str())
 }
 
 /// Counts what h2 refused by itself on an HTTP/2 connection.

@@ -147,6 +147,10 @@ pub struct Direction {
     pub http2_server: Http2Server,
     /// HTTP/2 towards endpoints, where discovery says nothing else.
     pub http2_client: Http2Params,
+    /// How long a body of declared length may bring next to nothing; zero is no limit.
+    pub request_body_timeout: Duration,
+    /// How long a receiver may take nothing that waits for it; zero is no limit.
+    pub stall_timeout: Duration,
     /// Connections served at a time per listener; beyond it the listener pauses.
     pub max_connections: usize,
     /// Connections served at a time per client address; more are closed at once.

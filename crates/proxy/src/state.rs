@@ -43,11 +43,22 @@ pub(crate) fn state(admin: &Seen<'_>) -> Value {
             "outbound": admin.shared.outbound.count(),
         },
         "connections_at_rest": admin.shared.at_rest.load(std::sync::atomic::Ordering::Relaxed),
+        "connections": connections(admin),
         "lookups": lookups(admin),
         "outbound": outbound,
         "inbound": inbound,
         "settings": admin.settings,
     })
+}
+
+/// Open connections, by what tells them apart.
+fn connections(admin: &Seen<'_>) -> Vec<Value> {
+    let transports = admin.shared.transports.snapshot();
+    let rows = transports.into_iter().map(|row| {
+        let labels: serde_json::Map<_, _> = row.labels.into_iter().map(|(k, v)| (k, v.into())).collect();
+        json!({ "of": labels, "open": row.open, "bytes_read": row.read, "bytes_written": row.written })
+    });
+    rows.collect()
 }
 
 fn identity(admin: &Seen<'_>) -> Value {

@@ -4,7 +4,8 @@
 //! `serve` makes one `Via` a connection; `forward` reads it for each request.
 
 use crate::admit::Admission;
-use crate::authz::{Asked, Authz, LastAllowed};
+use crate::arrival::Arrivals;
+use crate::authz::{self, Asked, Authz, LastAllowed};
 use crate::client::Client;
 use crate::reply::Openness;
 use crate::report::{Reports, Subject};
@@ -15,10 +16,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
+use weft_connect::transport::Transports;
 use weft_identity::store::Store;
 use weft_model::reason::{Hop, Reason};
 use weft_net::drain::Drain;
 use weft_net::guard::Handle;
+use weft_net::stream::Stream;
 use weft_route::retry::Budget;
 
 /// What every connection of the proxy shares.
@@ -27,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) reports: Reports,
     pub(crate) authz: Authz,
+    pub(crate) arrivals: Arrivals,
+    pub(crate) transports: Transports,
     /// Pays for sending requests again that were certainly not processed.
     pub(crate) unprocessed: Budget,
     pub(crate) inbound: Admission,
@@ -151,6 +156,16 @@ impl Via {
     /// Whether nothing is under way on this HTTP/1 connection, in either direction.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.under_way.load(Ordering::Relaxed) == 0 && self.guard.as_ref().is_some_and(Handle::is_at_rest)
+    }
+
+    /// Counts the connection, under the peer's labels, from now on.
+    pub(crate) fn counted(&self, stream: Stream) -> Stream {
+        let mut labels = vec![
+            ("direction".to_owned(), self.client.hop.as_str().to_owned()),
+            ("peer".to_owned(), "src".to_owned()),
+        ];
+        labels.extend(authz::accepted(&self.client, &self.aim));
+        self.shared.transports.of(labels).open(stream)
     }
 
     /// Tells the guard how a request was answered.

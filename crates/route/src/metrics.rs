@@ -21,6 +21,44 @@ const ROUTE_SECONDS: &[f64] = &[0.05, 0.5, 1.0, 10.0];
 /// Buckets of backend and inbound durations, seconds (§5.2, §5.3).
 const BACKEND_SECONDS: &[f64] = &[0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0];
 
+/// The keys of label sets (§5). Each list stands once, and longer ones are made from it.
+macro_rules! keys {
+    ($($name:ident: $($key:literal)*;)*) => { $(const $name: &[&str] = &[$($key),*];)* };
+}
+
+macro_rules! endpoint {
+    ($name:ident $($more:literal)*) => {
+        keys! { $name: "direction" "target_addr" "target_ip" "target_port" "tls" "no_tls_reason" "client_id"
+            "server_id" "sni" "srv_group" "srv_kind" "srv_name" "srv_port" "route_group" "route_kind" "route_name"
+            "authz_group" "authz_kind" "authz_name" "dst_*" $($more)*; }
+    };
+}
+endpoint!(ENDPOINT_KEYS);
+endpoint!(ENDPOINT_STATUS_KEYS "status_code");
+endpoint!(ENDPOINT_ENDING_KEYS "status_code" "classification" "grpc_status" "error");
+
+macro_rules! route {
+    ($name:ident $($more:literal)*) => {
+        keys! { $name: "parent_group" "parent_kind" "parent_namespace" "parent_name" "parent_port"
+            "parent_section_name" "route_group" "route_kind" "route_namespace" "route_name" $($more)*; }
+    };
+}
+route!(ROUTE_KEYS "hostname");
+route!(ROUTE_STATUS_KEYS "hostname" "http_status" "grpc_status" "error");
+route!(BACKEND_KEYS "backend_group" "backend_kind" "backend_namespace" "backend_name" "backend_port"
+    "backend_section_name");
+route!(BACKEND_STATUS_KEYS "backend_group" "backend_kind" "backend_namespace" "backend_name" "backend_port"
+    "backend_section_name" "http_status" "grpc_status" "error");
+
+keys! {
+    PROFILE_KEYS: "direction" "dst" "rt_*";
+    PROFILE_STATUS_KEYS: "direction" "dst" "rt_*" "status_code";
+    PROFILE_ENDING_KEYS: "direction" "dst" "rt_*" "status_code" "classification" "grpc_status" "error";
+    INBOUND_KEYS: "parent_group" "parent_kind" "parent_name" "parent_port" "route_group" "route_kind" "route_name";
+    INBOUND_STATUS_KEYS: "parent_group" "parent_kind" "parent_name" "parent_port" "route_group" "route_kind"
+        "route_name" "status" "error";
+}
+
 /// How an exchange ended, for labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ending {
@@ -63,7 +101,8 @@ pub struct Metrics {
     route: Arc<ExchangeFamilies>,
     actual: Arc<ExchangeFamilies>,
     retryable: Family<Counter>,
-    policy: Arc<PolicyFamilies>,
+    http: Arc<PolicyFamilies>,
+    grpc: Arc<PolicyFamilies>,
 }
 
 #[derive(Debug)]
@@ -98,75 +137,118 @@ struct RetryFamilies {
 }
 
 impl ExchangeFamilies {
-    fn new(registry: &Registry, prefix: &str) -> Arc<Self> {
+    /// `kinds` holds the keys of its label sets: of requests, of latencies, of responses.
+    fn new(
+        registry: &Registry,
+        prefix: &str,
+        [plain, status, ending]: [&'static [&'static str]; 3],
+    ) -> Arc<Self> {
         let name = |n: &str| format!("{prefix}{n}");
+        let help = "Time from sending a request on to the first frame of its response's body.";
         Arc::new(Self {
-            requests: registry.counters(&name("request_total"), "Requests sent on."),
-            latency: registry.histograms(
-                &name("response_latency_ms"),
-                "Time from sending a request on to the first frame of its response's body.",
-                LATENCY_MS,
-            ),
-            responses: registry.counters(&name("response_total"), "Responses that ended."),
+            requests: registry.counters(&name("request_total"), "Requests sent on.").labels(plain),
+            latency: registry.histograms(&name("response_latency_ms"), help, LATENCY_MS).labels(status),
+            responses: registry.counters(&name("response_total"), "Responses that ended.").labels(ending),
         })
+    }
+}
+
+impl PolicyFamilies {
+    fn outbound(registry: &Registry, kind: RouteKind) -> Self {
+        let name = |n: &str| format!("outbound_{}_route_{n}", kind.as_str());
+        let counters = |n: &str, help: &str| registry.counters(&name(n), help);
+        let request = "Time from a request's dispatch to the end of its response.";
+        let attempt = "Time from an attempt's dispatch to the end of its response.";
+        Self {
+            requests: None,
+            duration: registry
+                .histograms(&name("request_duration_seconds"), request, ROUTE_SECONDS)
+                .labels(ROUTE_KEYS),
+            statuses: counters("request_statuses_total", "Requests by outcome.").labels(ROUTE_STATUS_KEYS),
+            backend: Some(BackendFamilies {
+                requests: counters("backend_requests_total", "Attempts sent to a backend.")
+                    .labels(BACKEND_KEYS),
+                duration: registry
+                    .histograms(&name("backend_response_duration_seconds"), attempt, BACKEND_SECONDS)
+                    .labels(BACKEND_KEYS),
+                statuses: counters("backend_response_statuses_total", "Attempts by outcome.")
+                    .labels(BACKEND_STATUS_KEYS),
+            }),
+            retries: Some(RetryFamilies {
+                requests: counters("retry_requests_total", "Retries sent.").labels(ROUTE_KEYS),
+                successes: counters("retry_successes_total", "Retries that succeeded.").labels(ROUTE_KEYS),
+                limit: counters("retry_limit_exceeded_total", "Requests out of retries.").labels(ROUTE_KEYS),
+                overflow: counters("retry_overflow_total", "Retries without a ready backend.")
+                    .labels(ROUTE_KEYS),
+            }),
+        }
+    }
+
+    fn inbound(registry: &Registry, kind: RouteKind) -> Self {
+        let name = |n: &str| format!("inbound_{}_{n}", kind.as_str());
+        let request = "Time from a request's dispatch to the end of its response.";
+        Self {
+            requests: Some(
+                registry.counters(&name("requests_total"), "Requests received.").labels(INBOUND_KEYS),
+            ),
+            duration: registry
+                .histograms(&name("request_duration_seconds"), request, BACKEND_SECONDS)
+                .labels(INBOUND_KEYS),
+            statuses: registry
+                .counters(&name("statuses_total"), "Requests by status.")
+                .labels(INBOUND_STATUS_KEYS),
+            backend: None,
+            retries: None,
+        }
+    }
+}
+
+/// Whether a route is for gRPC: its kind decides, not what passes (§5.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RouteKind {
+    Http,
+    Grpc,
+}
+
+impl RouteKind {
+    fn of(route: &Meta) -> Self {
+        if route.kind().eq_ignore_ascii_case("GRPCRoute") { Self::Grpc } else { Self::Http }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Grpc => "grpc",
+        }
     }
 }
 
 impl Metrics {
     /// Registers one direction's families.
     pub fn new(registry: &Registry, direction: Hop) -> Self {
-        let policy = match direction {
-            Hop::Outbound => {
-                let name = |n: &str| format!("outbound_http_route_{n}");
-                PolicyFamilies {
-                    requests: None,
-                    duration: registry.histograms(
-                        &name("request_duration_seconds"),
-                        "Time from a request's dispatch to the end of its response.",
-                        ROUTE_SECONDS,
-                    ),
-                    statuses: registry.counters(&name("request_statuses_total"), "Requests by outcome."),
-                    backend: Some(BackendFamilies {
-                        requests: registry
-                            .counters(&name("backend_requests_total"), "Attempts sent to a backend."),
-                        duration: registry.histograms(
-                            &name("backend_response_duration_seconds"),
-                            "Time from an attempt's dispatch to the end of its response.",
-                            BACKEND_SECONDS,
-                        ),
-                        statuses: registry
-                            .counters(&name("backend_response_statuses_total"), "Attempts by outcome."),
-                    }),
-                    retries: Some(RetryFamilies {
-                        requests: registry.counters(&name("retry_requests_total"), "Retries sent."),
-                        successes: registry
-                            .counters(&name("retry_successes_total"), "Retries that succeeded."),
-                        limit: registry
-                            .counters(&name("retry_limit_exceeded_total"), "Requests out of retries."),
-                        overflow: registry
-                            .counters(&name("retry_overflow_total"), "Retries without a ready backend."),
-                    }),
-                }
-            }
-            Hop::Inbound => PolicyFamilies {
-                requests: Some(registry.counters("inbound_http_requests_total", "Requests received.")),
-                duration: registry.histograms(
-                    "inbound_http_request_duration_seconds",
-                    "Time from a request's dispatch to the end of its response.",
-                    BACKEND_SECONDS,
-                ),
-                statuses: registry.counters("inbound_http_statuses_total", "Requests by status."),
-                backend: None,
-                retries: None,
-            },
+        let policy = |kind| match direction {
+            Hop::Outbound => PolicyFamilies::outbound(registry, kind),
+            Hop::Inbound => PolicyFamilies::inbound(registry, kind),
         };
+        let exchanges = [ENDPOINT_KEYS, ENDPOINT_STATUS_KEYS, ENDPOINT_ENDING_KEYS];
+        let profile = [PROFILE_KEYS, PROFILE_STATUS_KEYS, PROFILE_ENDING_KEYS];
         Self {
             direction,
-            endpoint: ExchangeFamilies::new(registry, ""),
-            route: ExchangeFamilies::new(registry, "route_"),
-            actual: ExchangeFamilies::new(registry, "route_actual_"),
-            retryable: registry.counters("route_retryable_total", "Responses a service profile would retry."),
-            policy: Arc::new(policy),
+            endpoint: ExchangeFamilies::new(registry, "", exchanges),
+            route: ExchangeFamilies::new(registry, "route_", profile),
+            actual: ExchangeFamilies::new(registry, "route_actual_", profile),
+            retryable: registry
+                .counters("route_retryable_total", "Responses a service profile would retry.")
+                .labels(&["direction", "dst", "rt_*", "skipped"]),
+            http: policy(RouteKind::Http).into(),
+            grpc: policy(RouteKind::Grpc).into(),
+        }
+    }
+
+    fn policy(&self, kind: RouteKind) -> &PolicyFamilies {
+        match kind {
+            RouteKind::Http => &self.http,
+            RouteKind::Grpc => &self.grpc,
         }
     }
 
@@ -183,7 +265,8 @@ impl Metrics {
     /// The handles of a policy's route.
     pub fn policy_route(&self, parent: &Meta, route: &Meta) -> RouteMetrics {
         let mut labels = self.route_labels(parent, route);
-        let families = &self.policy;
+        let kind = RouteKind::of(route);
+        let families = self.policy(kind);
         let requests = families.requests.as_ref().map(|f| f.series(&labels[..]));
         if self.direction == Hop::Outbound {
             labels.push(("hostname".into(), String::new()));
@@ -194,7 +277,7 @@ impl Metrics {
             limit: r.limit.series(&labels[..]),
             overflow: r.overflow.series(&labels[..]),
         });
-        let outcome = Outcomes::new(&families.duration, &families.statuses, labels, self.status_label());
+        let outcome = Outcomes::new((&families.duration, &families.statuses), labels, self.status(kind));
         RouteMetrics {
             requests,
             outcome: Some(outcome),
@@ -224,14 +307,15 @@ impl Metrics {
 
     /// The handles of a backend under a route.
     pub fn backend(&self, parent: &Meta, route: &Meta, backend: &Meta) -> BackendMetrics {
-        let Some(families) = &self.policy.backend else {
+        let kind = RouteKind::of(route);
+        let Some(families) = &self.policy(kind).backend else {
             return BackendMetrics { requests: None, outcome: None };
         };
         let mut labels = self.route_labels(parent, route);
         push_meta(&mut labels, "backend", backend);
         BackendMetrics {
             requests: Some(families.requests.series(&labels[..])),
-            outcome: Some(Outcomes::new(&families.duration, &families.statuses, labels, self.status_label())),
+            outcome: Some(Outcomes::new((&families.duration, &families.statuses), labels, self.status(kind))),
         }
     }
 
@@ -263,8 +347,13 @@ impl Metrics {
         labels
     }
 
-    fn status_label(&self) -> &'static str {
-        if self.direction == Hop::Outbound { "http_status" } else { "status" }
+    fn status(&self, kind: RouteKind) -> Status {
+        match (self.direction, kind) {
+            (Hop::Outbound, RouteKind::Http) => Status::Http("http_status"),
+            (Hop::Outbound, RouteKind::Grpc) => Status::GrpcName("grpc_status"),
+            (Hop::Inbound, RouteKind::Http) => Status::Http("status"),
+            (Hop::Inbound, RouteKind::Grpc) => Status::GrpcNumber("status"),
+        }
     }
 }
 
@@ -338,31 +427,80 @@ struct Outcomes {
     statuses: Split<Counter>,
     family: Family<Counter>,
     labels: Pairs,
-    status_label: &'static str,
+    status: Status,
+}
+
+/// What a status label is called and what it shows (§5.2, §5.3).
+#[derive(Clone, Copy, Debug)]
+enum Status {
+    Http(&'static str),
+    /// `OK`, `NOT_FOUND`; a missing one is `UNKNOWN`.
+    GrpcName(&'static str),
+    GrpcNumber(&'static str),
+}
+
+impl Status {
+    /// The part of an ending's key that it tells apart.
+    fn key(self, ending: &Ending) -> u64 {
+        let key = ending.key() & !(1 << 48);
+        match self {
+            Self::Http(_) => key & !(0x1_ffff << 16),
+            Self::GrpcName(_) | Self::GrpcNumber(_) => key & !0xffff,
+        }
+    }
+
+    fn pair(self, ending: &Ending) -> (String, String) {
+        match self {
+            Self::Http(key) => (key.into(), ending.status.map(|s| s.as_str().to_owned()).unwrap_or_default()),
+            Self::GrpcName(key) => (key.into(), grpc_name(ending.grpc).into()),
+            Self::GrpcNumber(key) => (key.into(), ending.grpc.map(|g| g.to_string()).unwrap_or_default()),
+        }
+    }
+}
+
+/// The name of a gRPC code; what is none is `UNKNOWN`.
+fn grpc_name(code: Option<u16>) -> &'static str {
+    const NAMES: [&str; 17] = [
+        "OK",
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+        "UNAUTHENTICATED",
+    ];
+    code.and_then(|code| NAMES.get(usize::from(code))).copied().unwrap_or("UNKNOWN")
 }
 
 impl Outcomes {
     fn new(
-        duration: &Family<Histogram>,
-        statuses: &Family<Counter>,
+        (duration, statuses): (&Family<Histogram>, &Family<Counter>),
         labels: Pairs,
-        status_label: &'static str,
+        status: Status,
     ) -> Self {
         let duration = duration.series(&labels[..]);
-        Self { duration, statuses: Split::default(), family: statuses.clone(), labels, status_label }
+        Self { duration, statuses: Split::default(), family: statuses.clone(), labels, status }
     }
 
     fn ended(&self, ending: &Ending, after: Duration) {
         self.duration.observe_seconds(after);
         let resolve = || {
             let mut labels = self.labels.clone();
-            let status = ending.status.map(|s| s.as_str().to_owned()).unwrap_or_default();
-            labels.push((self.status_label.into(), status));
+            labels.push(self.status.pair(ending));
             labels.push(("error".into(), ending.error.map_or("", error_label).into()));
             self.family.series(&labels[..])
         };
-        let key = ending.key() & !(1 << 48) & !(0x1_ffff << 16);
-        self.statuses.with(key, resolve, Counter::inc);
+        self.statuses.with(self.status.key(ending), resolve, Counter::inc);
     }
 }
 
@@ -513,6 +651,36 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }
+    }
+
+    #[test]
+    fn a_grpc_routes_requests_are_counted_by_grpc_status() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry, Hop::Outbound);
+        let route = Meta::Resource(Arc::new(weft_model::meta::Resource {
+            group: "gateway.networking.k8s.io".into(),
+            kind: "GRPCRoute".into(),
+            namespace: "default".into(),
+            name: "r".into(),
+            section: String::new(),
+            port: None,
+        }));
+        let route = metrics.policy_route(&Meta::default_named("p"), &route);
+        for (status, grpc) in [(200, Some(5)), (200, None), (503, None)] {
+            let status = StatusCode::from_u16(status).ok();
+            let ending = Ending { status, grpc, class: Class::Failure, error: None };
+            route.ended(&ending, Duration::ZERO);
+        }
+        let text = registry.render();
+        let count = |status: &str| {
+            let label = format!("grpc_status=\"{status}\",error=\"\"}}");
+            let mut lines =
+                text.lines().filter(|l| l.starts_with("outbound_grpc_route_request_statuses_total"));
+            let line = lines.find(|l| l.contains(&label));
+            line.and_then(|l| l.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+        };
+        assert_eq!((count("NOT_FOUND"), count("UNKNOWN")), (1, 2), "{text}");
+        assert!(!text.contains("outbound_http_route"), "{text}");
     }
 
     #[test]

@@ -249,6 +249,23 @@ struct Inner<M> {
     overflow: OnceLock<M>,
     /// How often a series was asked for and refused.
     refused: AtomicU64,
+    /// The keys that its series may have, for documentation; `dst_*` stands for any with that beginning.
+    keys: OnceLock<&'static [&'static str]>,
+}
+
+/// A family as its documentation tells it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Description {
+    /// Its name.
+    pub name: String,
+    /// What it counts or measures.
+    pub help: String,
+    /// Its kind, as the scrape names it.
+    pub kind: &'static str,
+    /// The keys of its labels, `dst_*` for any with that beginning; `None` if nobody declared them.
+    pub keys: Option<&'static [&'static str]>,
+    /// Most series.
+    pub bound: usize,
 }
 
 struct Series<M> {
@@ -267,7 +284,37 @@ impl<M: Metric> Family<M> {
         let series = Mutex::new(Series { by_labels: BTreeMap::new(), purged: None });
         let (overflow, refused) = (OnceLock::new(), AtomicU64::new(0));
         let (name, help, (bounds, limits)) = (name.into(), help.into(), shape);
-        Self(Arc::new(Inner { name, help, kind, bounds, limits, series, overflow, refused }))
+        let keys = OnceLock::new();
+        Self(Arc::new(Inner { name, help, kind, bounds, limits, series, overflow, refused, keys }))
+    }
+
+    /// Declares the keys of its labels, all that any of its series may have; `dst_*` stands for any with that
+    /// beginning. Documentation shows them; a debug build refuses others. The first declaration counts.
+    #[must_use]
+    pub fn labels(self, keys: &'static [&'static str]) -> Self {
+        let _ = self.0.keys.set(keys);
+        self
+    }
+
+    fn describe(&self) -> Description {
+        Description {
+            name: self.0.name.to_string(),
+            help: self.0.help.to_string(),
+            kind: self.0.kind.as_str(),
+            keys: self.0.keys.get().copied(),
+            bound: self.0.limits.series,
+        }
+    }
+
+    /// Whether the written labels have only declared keys.
+    fn is_declared(&self, text: &str) -> bool {
+        let Some(declared) = self.0.keys.get() else { return true };
+        keys(text).all(|key| {
+            declared.iter().any(|d| match d.strip_suffix('*') {
+                Some(beginning) => key.starts_with(beginning),
+                None => *d == key,
+            })
+        })
     }
 
     /// The handle of one series, created at zero if it does not exist. Keep it for as long as the series is
@@ -281,6 +328,7 @@ impl<M: Metric> Family<M> {
     fn series_at(&self, labels: &(impl Labels + ?Sized), now: Instant) -> M {
         let mut text = String::new();
         labels.write(&mut LabelWriter::new(&mut text));
+        debug_assert!(self.is_declared(&text), "{} has undeclared labels: {text}", self.0.name);
         let mut series = self.lock();
         if let Some(entry) = series.by_labels.get_mut(text.as_str()) {
             entry.idle_since = None;
@@ -413,6 +461,16 @@ impl Member {
         }
     }
 
+    fn describe(&self) -> Option<Description> {
+        match self {
+            Member::Counter(family) => Some(family.describe()),
+            Member::Gauge(family) => Some(family.describe()),
+            Member::Float(family) => Some(family.describe()),
+            Member::Histogram(family) => Some(family.describe()),
+            Member::Collector(_) => None,
+        }
+    }
+
     /// Name and refusals, of a family.
     fn overflow(&self) -> Option<(&str, u64)> {
         let (name, refused) = match self {
@@ -431,9 +489,13 @@ impl Member {
 #[derive(Clone, Default)]
 pub struct Registry(Arc<Shared>);
 
+/// Brings numbers up to date.
+type Update = Arc<dyn Fn() + Send + Sync>;
+
 #[derive(Default)]
 struct Shared {
     limits: Limits,
+    updates: Mutex<Vec<Update>>,
     members: Mutex<Vec<(Box<str>, Arc<Member>)>>,
 }
 
@@ -445,7 +507,7 @@ impl Registry {
 
     /// An empty registry.
     pub fn with_limits(limits: Limits) -> Self {
-        Self(Arc::new(Shared { limits, members: Mutex::default() }))
+        Self(Arc::new(Shared { limits, ..Shared::default() }))
     }
 
     /// A family of counters; its name should end in `_total`. Asking twice for one name gives the same
@@ -496,6 +558,16 @@ impl Registry {
         self.member(name, |_| Member::Collector(Box::new(collect)));
     }
 
+    /// Calls `update` before each scrape, for series whose numbers are kept elsewhere.
+    pub fn before_scrape(&self, update: impl Fn() + Send + Sync + 'static) {
+        self.0.updates.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(update));
+    }
+
+    /// Every family, used or not, in the order of registration; not what collectors write.
+    pub fn describe(&self) -> Vec<Description> {
+        self.lock().iter().filter_map(|(_, member)| member.describe()).collect()
+    }
+
     /// The text of a scrape. Afterwards series that have been idle for too long are dropped.
     pub fn render(&self) -> String {
         self.render_at(Instant::now())
@@ -503,6 +575,8 @@ impl Registry {
 
     /// As `render`, with the time given.
     pub fn render_at(&self, now: Instant) -> String {
+        let updates = self.0.updates.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        updates.iter().for_each(|update| update());
         let members: Vec<_> = self.lock().iter().map(|(_, member)| member.clone()).collect();
         let mut out = Exposition::default();
         for member in &members {
@@ -540,6 +614,24 @@ impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.lock().iter().map(|(name, _)| name)).finish()
     }
+}
+
+/// The keys in what a `LabelWriter` wrote.
+pub fn keys(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let (key, value) = rest.split_once("=\"")?;
+        let mut escaped = false;
+        let end = value.find(|c| match c {
+            '"' if !escaped => true,
+            c => {
+                escaped = c == '\\' && !escaped;
+                false
+            }
+        });
+        rest = value.get(end? + 1..)?.trim_start_matches(',');
+        Some(key)
+    })
 }
 
 #[expect(clippy::panic, reason = "a mistake in the program, met at construction")]
@@ -601,6 +693,26 @@ mod tests {
         let registry = Registry::new();
         registry.counters("x", "");
         registry.gauges("x", "");
+    }
+
+    #[test]
+    fn families_are_described_with_the_keys_that_they_declare() {
+        let registry = Registry::new();
+        let _ = registry.counters("x_total", "X.").labels(&["a", "dst_*"]);
+        registry.gauges("y", "Y.");
+        let described = registry.describe();
+        assert_eq!((described[0].name.as_str(), described[0].kind), ("x_total", "counter"));
+        assert_eq!((described[0].keys, described[1].keys), (Some(&["a", "dst_*"][..]), None));
+        assert_eq!(keys(r#"a="1\\",b="x=\"y,c=",d="""#).collect::<Vec<_>>(), ["a", "b", "d"]);
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "undeclared labels")]
+    fn an_undeclared_key_is_refused() {
+        let family = Registry::new().counters("x_total", "X.").labels(&["a", "dst_*"]);
+        family.series(&[("a", "1"), ("dst_app", "2")]);
+        family.series(&[("b", "1")]);
     }
 
     #[test]

@@ -40,7 +40,10 @@ impl Labels for Build {
 /// Adds the `process_*` families and `proxy_build_info` to the registry. Register it last: they stand
 /// at the end of the scrape, as the peer's do.
 pub fn register(registry: &Registry, build: Build) {
-    let info = registry.gauges("proxy_build_info", "What this program was built from").series(&build);
+    let info = registry
+        .gauges("proxy_build_info", "What this program was built from")
+        .labels(&["date", "git_sha", "profile", "vendor", "version"])
+        .series(&build);
     info.set(1);
     let started = Instant::now();
     registry.collector("process", move |out| {

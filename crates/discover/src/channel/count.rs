@@ -3,10 +3,12 @@
 
 use super::body::{Observe, Observed, Outcome};
 use super::tls::Security;
+use crate::balancers::Balancers;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, StatusCode};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::time::Instant;
 use tower_service::Service;
 use weft_model::address::Addr;
@@ -35,7 +37,19 @@ impl Controller {
             Controller::Identity => "identity",
         }
     }
+
+    /// What its balancer's families begin with.
+    fn balancer(self) -> &'static str {
+        match self {
+            Controller::Destination => "control_destination_balancer",
+            Controller::Policy => "control_policy_balancer",
+            Controller::Identity => "control_identity_balancer",
+        }
+    }
 }
+
+const ANSWER_KEYS: &[&str] =
+    &["addr", "tls", "no_tls_reason", "server_id", "status_code", "classification", "grpc_status", "error"];
 
 /// What one channel counts.
 #[derive(Clone)]
@@ -45,6 +59,7 @@ pub struct Metrics {
     responses: Family<Counter>,
     latency: Family<Histogram>,
     resolutions: Family<Counter>,
+    balancers: Balancers,
 }
 
 impl Metrics {
@@ -52,16 +67,30 @@ impl Metrics {
     pub fn new(registry: &Registry, controller: Controller) -> Self {
         Self {
             controller,
-            requests: registry.counters("control_request_total", "Calls made to the control plane."),
-            responses: registry.counters("control_response_total", "Calls to the control plane that ended."),
-            latency: registry.histograms(
-                "control_response_latency_ms",
-                "Time from a call to the control plane to the first frame of its answer.",
-                LATENCY_MS,
-            ),
+            requests: registry
+                .counters("control_request_total", "Calls made to the control plane.")
+                .labels(&["addr", "tls", "no_tls_reason", "server_id"]),
+            responses: registry
+                .counters("control_response_total", "Calls to the control plane that ended.")
+                .labels(ANSWER_KEYS),
+            latency: registry
+                .histograms(
+                    "control_response_latency_ms",
+                    "Time from a call to the control plane to the first frame of its answer.",
+                    LATENCY_MS,
+                )
+                .labels(&["addr", "tls", "no_tls_reason", "server_id", "status_code"]),
             resolutions: registry
-                .counters("control_dns_resolutions_total", "Lookups of the control plane's names."),
+                .counters("control_dns_resolutions_total", "Lookups of the control plane's names.")
+                .labels(&["client", "record_type", "result"]),
+            balancers: Balancers::new(registry, controller.balancer()),
         }
+    }
+
+    /// Shows the balancer over a controller's replicas for as long as it lives.
+    pub(super) fn balancer(&self, addr: &Addr, metrics: &Arc<weft_balance::Metrics>, patience: Duration) {
+        let labels = [("addr".to_owned(), addr.to_string())];
+        self.balancers.show(self.controller.balancer(), &labels, (metrics, patience));
     }
 
     /// The series of one channel.

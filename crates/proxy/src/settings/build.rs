@@ -216,6 +216,8 @@ fn direction(r: &mut Reader<'_>, towards: Towards) -> Direction {
         },
         http2_server: http2_server(r, dir),
         http2_client: http2_client(r),
+        request_body_timeout: r.duration(&of("REQUEST_BODY_TIMEOUT")),
+        stall_timeout: r.duration(&of("STALL_TIMEOUT")),
         max_connections: r.size(&of("MAX_CONNECTIONS")),
         max_connections_per_source: r.size(&of("MAX_CONNECTIONS_PER_SOURCE")),
         max_buffered_bytes: r.size(&of("MAX_BUFFERED_BYTES")),

@@ -136,7 +136,7 @@ async fn a_client_that_has_said_nothing_does_not_hold_the_drain_up() {
     let mut proxy = proxy_of(&mesh, "web", &app, &[]).await;
     let mut silent = Raw::connect(proxy.bind()).await;
     until("it is accepted", async || {
-        proxy.metric("tcp_open_connections", &["listener=\"bind\""]).await == 1.0
+        proxy.metric("weft_accepted_connections", &["listener=\"bind\""]).await == 1.0
     })
     .await;
     let began = Instant::now();

@@ -1,5 +1,6 @@
 //! Stories of the whole mesh: real proxies and a fake control plane in one process, on loopback sockets.
 
+mod admin;
 mod churn;
 mod control;
 mod drain;
@@ -8,9 +9,12 @@ mod exchange;
 mod forward_proxy;
 mod http1;
 mod inbound;
+mod metrics;
+mod metrics_document;
 mod policies;
 mod profiles;
 mod reasons;
+mod stalls;
 mod tcp;
 mod traffic;
 mod unnoticed;

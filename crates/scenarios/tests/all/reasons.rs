@@ -2,6 +2,8 @@
 
 use crate::world::{Pair, WEB, plain, proxy_of, proxy_to, tell};
 use http::Response;
+use std::cell::RefCell;
+use std::sync::Once;
 use weft_model::destination::EndpointInfo;
 use weft_net::body::Body;
 use weft_testkit::application::Application;
@@ -100,4 +102,116 @@ async fn an_endpoint_that_goes_is_left_and_one_that_comes_is_used() {
     until("the new endpoint answers", async || get(proxy.upstream(), "/").await.text() == "b").await;
     a.kill().await;
     assert_eq!(get(proxy.upstream(), "/").await.text(), "b");
+}
+
+thread_local! {
+    /// What was logged on this thread, where everything of a test runs.
+    static LOGGED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The log of the whole test program; each test sees its own thread's lines.
+struct Lines;
+
+impl Lines {
+    fn begin() -> Self {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| tracing::subscriber::set_global_default(Lines).unwrap());
+        Lines
+    }
+
+    fn with(&self, text: &str) -> Vec<String> {
+        LOGGED.with_borrow(|lines| lines.iter().filter(|line| line.contains(text)).cloned().collect())
+    }
+}
+
+impl tracing::Subscriber for Lines {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::INFO
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Text(String);
+        impl tracing::field::Visit for Text {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.0.push_str(&format!("{}={value:?} ", field.name()));
+            }
+        }
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        LOGGED.with_borrow_mut(|lines| lines.push(text.0));
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn a_failure_is_one_log_line_with_code_method_authority_path_and_peer() {
+    let lines = Lines::begin();
+    let settings = [("INBOUND_DEFAULT_POLICY", "deny")];
+    let pair = Pair::with(Application::saying("x").await, &settings, &[]).await;
+    let answer = get(pair.client.upstream(), "/secret?token=hidden").await;
+    assert_eq!((answer.status, answer.header("l5d-proxy-error").starts_with("unauthorized")), (403, true));
+    let reason = answer.header("weft-reason");
+    for part in ["unauthorized", "hop=inbound", "phase=route", "policy="] {
+        assert!(reason.contains(part), "{part}: {reason}");
+    }
+    let logged = lines.with("reason=unauthorized");
+    let [line] = &logged[..] else { panic!("{logged:#?} of {:#?}", lines.with("")) };
+    let peer = weft_testkit::mesh::identity("client");
+    for part in ["method=GET", "authority=\"web\"", "path=\"/secret\"", "client=127.0.0.1:", &peer] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    assert!(!line.contains("hidden"), "queries may hold secrets: {line}");
+    let code = ["code=\"unauthorized\"", "direction=\"inbound\"", "phase=\"route\""];
+    assert_eq!(pair.server.metric("weft_reasons_total", &code).await, 1.0);
+}
+
+#[tokio::test]
+async fn what_the_engine_answers_by_itself_is_counted_and_logged_with_the_limit() {
+    let lines = Lines::begin();
+    let app = Application::saying("x").await;
+    let (_mesh, proxy) = plain(&[&app], &[]).await;
+    let huge = "x".repeat(200 << 10);
+    for (request, status, code, limit) in [
+        (
+            format!("GET / HTTP/1.1\r\nhost: web\r\nx: {huge}\r\n\r\n"),
+            431,
+            "headers-too-large",
+            "131072 bytes",
+        ),
+        (
+            format!("GET / HTTP/1.1\r\nhost: web\r\n{}\r\n", "a: b\r\n".repeat(300)),
+            431,
+            "headers-too-large",
+            "more than 100 fields",
+        ),
+        (format!("GET /{huge} HTTP/1.1\r\nhost: web\r\n\r\n"), 414, "uri-too-long", "65534 bytes"),
+        ("GET / HTTP/1.1\r\nhost: web\r\n folded: x\r\n\r\n".into(), 400, "ambiguous-framing", "folded"),
+        ("GET / HTTP/1.1\r\nhost: web\r\nnocolon\r\n\r\n".into(), 400, "bad-request", "header name"),
+    ] {
+        let before = proxy.metric("weft_reasons_total", &[&format!("code=\"{code}\"")]).await;
+        let mut raw = Raw::connect(proxy.upstream()).await;
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut raw.tcp, request.as_bytes()).await;
+        assert_eq!(raw.answer().await.status, status, "{code}");
+        let label = format!("code=\"{code}\"");
+        until(code, async || proxy.metric("weft_reasons_total", &[&label]).await == before + 1.0).await;
+        let logged = lines.with(&format!("reason={code}"));
+        assert!(logged.iter().any(|line| line.contains(limit)), "{code}: {logged:#?}");
+    }
+}
+
+#[tokio::test]
+async fn a_grpc_call_is_told_in_grpcs_own_way() {
+    let (_mesh, proxy) = plain(&[], &[]).await;
+    let mut client = weft_testkit::client::http2(proxy.upstream()).await;
+    let call = http::Request::post("http://web/pkg.Svc/Method").header("content-type", "application/grpc");
+    let call = call.header("te", "trailers").body(Body::full("\0\0\0\0\0")).unwrap();
+    let answer = weft_testkit::client::ask(&mut client, call).await.unwrap();
+    assert_eq!((answer.status().as_u16(), &answer.headers()["grpc-status"]), (200, &"4".parse().unwrap()));
+    assert!(answer.headers()["weft-reason"].to_str().unwrap().contains("hop=outbound"));
+    assert!(!answer.headers()["grpc-message"].is_empty());
 }

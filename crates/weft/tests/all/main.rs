@@ -1,5 +1,6 @@
 //! Tests of the binary from outside: its arguments, its exit status, the files it writes.
 
+mod admin;
 mod beside;
 mod command_line;
 mod demo;

@@ -207,6 +207,28 @@ macro_rules! shared {
             .or("10m")
             .beyond("The connection is closed."),
             setting(
+                concat!($dir, "_REQUEST_BODY_TIMEOUT"),
+                Kind::Duration,
+                "How long a request's body of declared length may be awaited without 1 KiB of it coming. Time in which \
+                 nobody takes it does not count, and neither do bodies without a length, such as gRPC streams. 0 turns \
+                 it off.",
+            )
+            .ours()
+            .or("1m")
+            .danger("Clients that pause within an upload for longer are broken off.")
+            .beyond("The request is answered 408 with `slow-client`, and broken off towards its endpoint."),
+            setting(
+                concat!($dir, "_STALL_TIMEOUT"),
+                Kind::Duration,
+                "How long a receiver may take nothing of a message that waits for it: a shut window of an HTTP/2 stream, \
+                 or a full socket of an HTTP/1 connection, which ends after one to two of these times. A stream with \
+                 nothing to send has no limit. 0 turns it off.",
+            )
+            .ours()
+            .or("5m")
+            .danger("A download that a person pauses for longer is broken off.")
+            .beyond("The stream is reset, the HTTP/1 connection closed."),
+            setting(
                 concat!($dir, "_HTTP1_MAX_HEADER_BYTES"),
                 Kind::Number(8192, 16 << 20),
                 "Bytes of a request head over HTTP/1.",

@@ -1,8 +1,9 @@
 //! Bounds on heads and connections, driven past.
 
-use crate::hostile::world::{Answers, World, until};
+use crate::hostile::frames::*;
+use crate::hostile::world::{Answers, PATIENCE, World, until};
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 
 #[test]
 fn oversized_heads_are_refused_and_counted() {
@@ -76,4 +77,87 @@ fn many_silent_connections_cost_little() {
     world.serves();
     world.is_small();
     drop(held);
+}
+
+#[test]
+fn a_header_list_beyond_128_kib_is_refused_over_http2_too() {
+    let world = World::new(Answers::Short, &[]);
+    let field: Vec<u8> = {
+        // A literal without indexing: name `x`, a value of 16,000 bytes (RFC 7541 §5.1: 127 + 15,873).
+        let mut bytes = vec![0, 1, b'x', 0x7f, 0x81, 0x7c];
+        bytes.extend(vec![b'v'; 16_000]);
+        bytes
+    };
+    let mut attack = frame(HEADERS, END_STREAM, 1, &request("GET", &[]));
+    for n in 0..9 {
+        attack.extend(frame(CONTINUATION, if n == 8 { END_HEADERS } else { 0 }, 1, &field));
+    }
+    let mut stream = world.connect();
+    stream.write_all(&[opening(&[]), attack].concat()).unwrap();
+    let head =
+        std::iter::from_fn(|| read(&mut stream)).find(|f| [HEADERS, RST_STREAM, GOAWAY].contains(&f.0));
+    let (kind, _, id, block) = head.unwrap();
+    // `:status` with a literal value (RFC 7541, appendix A: index 8): 431.
+    assert!((kind, id) == (HEADERS, 1) && block.starts_with(&[0x48]), "{kind} {block:?}");
+    assert!(world.received().is_empty());
+    world.is_small();
+    world.serves();
+}
+
+/// An application on every loopback address, whose connections are not worth keeping.
+fn everywhere() -> u16 {
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut stream = stream;
+                let mut bytes = [0; 4096];
+                while let Ok(1..) = stream.read(&mut bytes) {
+                    let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok";
+                    if stream.write_all(answer).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn beyond_its_bound_discovery_forgets_what_was_least_recently_used() {
+    let flags = ["--discovery-max-entries", "500", "--outbound-discovery-idle-timeout", "10m"];
+    let bounded = ["--max-destinations-per-connection", "100"];
+    let world = World::new(Answers::Short, &[flags.as_slice(), bounded.as_slice()].concat());
+    let port = everywhere();
+    let mut stream = TcpStream::connect(world.forward_proxy()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut ask = |n: u16| {
+        let [a, b] = n.to_be_bytes();
+        let to = format!("127.200.{a}.{b}:{port}");
+        let request = format!("GET http://{to}/ HTTP/1.1\r\nhost: {to}\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"\r\n\r\nok") {
+            let mut byte = [0];
+            let read = stream.read_exact(&mut byte);
+            assert!(read.is_ok(), "{to}: {}", String::from_utf8_lossy(&bytes));
+            bytes.extend(byte);
+        }
+        assert!(bytes.starts_with(b"HTTP/1.1 200"), "{to}");
+    };
+    (1..=700).for_each(&mut ask);
+    assert_eq!(world.reached("max-destinations-per-connection"), 600);
+    assert_eq!(world.reached("discovery-max-entries"), 200);
+    let known = |n: u16| {
+        let [a, b] = n.to_be_bytes();
+        world
+            .admin("GET", "/state.json", "")
+            .contains(&format!("\"destination\": \"127.200.{a}.{b}:{port}\""))
+    };
+    assert_eq!([1, 200, 201, 700].map(known), [false, false, true, true]);
+    ask(1);
+    assert!(known(1) && !known(201), "what was forgotten is found anew");
+    world.is_small();
 }

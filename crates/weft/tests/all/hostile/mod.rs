@@ -11,4 +11,4 @@ mod http2;
 mod limits;
 mod slow;
 mod smuggling;
-mod world;
+pub(crate) mod world;

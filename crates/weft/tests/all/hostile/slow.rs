@@ -72,3 +72,29 @@ fn readers_that_take_nothing_queue_nothing() {
     world.is_small();
     drop(streams);
 }
+
+#[test]
+fn an_upload_that_stops_is_answered_408_and_one_without_a_length_is_not() {
+    let world = World::new(Answers::Short, &["--inbound-request-body-timeout", "300ms"]);
+    let (mut stopped, mut streaming) = (world.connect(), world.connect());
+    stopped.write_all(b"POST /a HTTP/1.1\r\nhost: web\r\ncontent-length: 100000\r\n\r\nabc").unwrap();
+    streaming
+        .write_all(b"POST /a HTTP/1.1\r\nhost: web\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        .unwrap();
+    let answer = rest(&mut stopped);
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("weft-reason: slow-client"), "{answer}");
+    until("it is counted", || world.reached("inbound-request-body-timeout") == 1);
+    streaming.write_all(b"0\r\n\r\n").unwrap();
+    assert!(self::answer(&mut streaming).contains(" 200 "));
+    world.serves();
+}
+
+#[test]
+fn an_http1_client_that_takes_nothing_is_closed() {
+    let world = World::new(Answers::Long, &["--inbound-stall-timeout", "300ms"]);
+    let mut stream = world.connect();
+    stream.write_all(REQUEST).unwrap();
+    until("it is counted", || world.reached("inbound-stall-timeout") == 1);
+    assert!(rest(&mut stream).len() < 64 << 20, "the answer broke off");
+    world.serves_long();
+}

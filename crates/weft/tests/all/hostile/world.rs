@@ -71,7 +71,7 @@ impl World {
             .unwrap();
         assert!(token.status.success(), "{}", String::from_utf8_lossy(&token.stderr));
         let bind = format!("{}={app}", at(8080));
-        let [outbound, inbound, admin] = [4140, 4143, 4191].map(|port| at(port).to_string());
+        let [outbound, inbound, admin, forward] = [4140, 4143, 4191, 4150].map(|port| at(port).to_string());
         let arguments = [
             ["--join-file", &join],
             ["--policy-workload", "default:web"],
@@ -79,6 +79,7 @@ impl World {
             ["--inbound-listen-addr", &inbound],
             ["--admin-listen-addr", &admin],
             ["--inbound", &bind],
+            ["--forward-proxy-listen-addr", &forward],
         ]
         .concat();
         let proxy = match files {
@@ -146,6 +147,11 @@ impl World {
         received.iter().filter(|bytes| !bytes.starts_with(b"GET /honest ")).flatten().copied().collect()
     }
 
+    /// Where applications that honour HTTP_PROXY connect.
+    pub(crate) fn forward_proxy(&self) -> SocketAddr {
+        SocketAddr::new(self.door.ip(), 4150)
+    }
+
     /// The value of a series of the proxy, 0 if there is none.
     pub(crate) fn metric(&self, series: &str) -> u64 {
         self.try_metric(series).unwrap()
@@ -168,10 +174,24 @@ impl World {
         self.metric(&format!("weft_limit_reached_total{{limit=\"{limit}\"}}"))
     }
 
+    /// What the admin server answers, head and body.
+    pub(crate) fn admin(&self, method: &str, path: &str, body: &str) -> String {
+        self.try_admin((method, path), body).unwrap()
+    }
+
     fn ask_admin(&self, path: &str) -> Option<String> {
+        self.try_admin(("GET", path), "")
+    }
+
+    fn try_admin(&self, (method, path): (&str, &str), body: &str) -> Option<String> {
         let mut stream = TcpStream::connect(self.admin).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").ok()?;
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .ok()?;
         let mut page = String::new();
         stream.read_to_string(&mut page).ok()?;
         Some(page)
@@ -186,7 +206,7 @@ impl World {
 
     /// Connections open at the port, by the proxy's own gauge.
     pub(crate) fn open_connections(&self) -> u64 {
-        self.metric("tcp_open_connections{direction=\"inbound\",peer=\"src\",listener=\"bind\"}")
+        self.metric("weft_accepted_connections{listener=\"bind\"}")
     }
 }
 

@@ -1,0 +1,98 @@
+//! Streams whose receiver takes nothing end; streams that have nothing to send never do.
+
+use crate::world::{Pair, plain};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use std::time::{Duration, Instant};
+use weft_net::body::Body;
+use weft_testkit::application::{Application, piecewise, read};
+use weft_testkit::client::{ask, get, http2};
+use weft_testkit::mesh::Running;
+use weft_testkit::until;
+
+/// Far above the windows between an application and a client.
+const LARGE: usize = 8 << 20;
+
+async fn large() -> Application {
+    Application::http(|_| async { Response::new(Body::full(vec![7; LARGE])) }).await
+}
+
+async fn stalled(proxy: &Running, limit: &str) {
+    let label = format!("limit=\"{limit}\"");
+    until("it is counted", async || proxy.metric("weft_limit_reached_total", &[&label]).await == 1.0).await;
+}
+
+fn request(body: Body) -> Request<Body> {
+    Request::post("http://web/").body(body).unwrap()
+}
+
+#[tokio::test]
+async fn a_stream_whose_window_stays_shut_is_reset_and_its_neighbour_is_not() {
+    let app = large().await;
+    let (_mesh, proxy) = plain(&[&app], &[("OUTBOUND_STALL_TIMEOUT", "200ms")]).await;
+    let mut client = http2(proxy.upstream()).await;
+    let unread = ask(&mut client, request(Body::empty())).await.unwrap();
+    stalled(&proxy, "outbound-stall-timeout").await;
+    assert_eq!(proxy.metric("weft_reasons_total", &["code=\"slow-client\""]).await, 1.0);
+    let broken = read(unread.into_body()).await.unwrap_err();
+    assert_eq!(broken, Some(h2::Reason::CANCEL));
+    let whole = ask(&mut client, request(Body::empty())).await.unwrap();
+    assert_eq!(read(whole.into_body()).await.unwrap().0.len(), LARGE, "the connection goes on");
+}
+
+#[tokio::test]
+async fn a_slow_reader_that_goes_on_reading_gets_everything() {
+    let app = large().await;
+    let (_mesh, proxy) = plain(&[&app], &[("OUTBOUND_STALL_TIMEOUT", "300ms")]).await;
+    let mut client = http2(proxy.upstream()).await;
+    let mut body = ask(&mut client, request(Body::empty())).await.unwrap().into_body();
+    let (mut taken, began) = (0, Instant::now());
+    let mut pause = tokio::time::interval(Duration::from_millis(20));
+    while let Some(frame) = body.frame().await {
+        taken += frame.unwrap().data_ref().map_or(0, Bytes::len);
+        // Slowly at first: no reading for most of the limit, several times over.
+        if began.elapsed() < Duration::from_millis(900) {
+            pause.tick().await;
+        }
+    }
+    assert_eq!(taken, LARGE);
+}
+
+#[tokio::test]
+async fn a_stream_with_nothing_to_send_outlives_every_limit() {
+    let limits = [("OUTBOUND_STALL_TIMEOUT", "50ms"), ("OUTBOUND_REQUEST_BODY_TIMEOUT", "50ms")];
+    let own = [("INBOUND_STALL_TIMEOUT", "50ms"), ("INBOUND_REQUEST_BODY_TIMEOUT", "50ms")];
+    let pair = Pair::with(Application::echo().await, &own, &limits).await;
+    let mut client = http2(pair.client.upstream()).await;
+    let (sender, body) = piecewise();
+    let mut echoed = ask(&mut client, request(body)).await.unwrap().into_body();
+    // Other requests come and go for many times the limits.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(500) {
+        assert_eq!(get(pair.client.upstream(), "/").await.status, 200);
+    }
+    sender.send(Bytes::from_static(b"still here")).await.unwrap();
+    assert_eq!(echoed.frame().await.unwrap().unwrap().into_data().unwrap(), "still here");
+    for proxy in [&pair.client, &pair.server] {
+        assert_eq!(proxy.metric("weft_limit_reached_total", &[]).await, 0.0);
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_dribbles_over_http2_ends_alone() {
+    let app = Application::echo().await;
+    let (_mesh, proxy) = plain(&[&app], &[("OUTBOUND_REQUEST_BODY_TIMEOUT", "200ms")]).await;
+    let mut client = http2(proxy.upstream()).await;
+    let (sender, body) = piecewise();
+    sender.send(Bytes::from_static(b"abc")).await.unwrap();
+    let mut upload = request(body);
+    upload.headers_mut().insert("content-length", 100_000.into());
+    let ended = ask(&mut client, upload).await;
+    stalled(&proxy, "outbound-request-body-timeout").await;
+    if let Ok(response) = ended {
+        let early = response.status() == 408 || read(response.into_body()).await.is_err();
+        assert!(early, "an echo that never ended");
+    }
+    assert_eq!(ask(&mut client, request(Body::empty())).await.unwrap().status(), 200, "its neighbours go on");
+}
