@@ -143,7 +143,7 @@ impl Net {
 
     /// Sends bytes to an address from a host, as a user, and reads to the end of the connection.
     fn exchange(&self, host: usize, user: &str, to: &str, sent: &str) -> Output {
-        let script = "exec 3<>/dev/tcp/$0/$1; printf \"$2\" >&3; exec timeout 20 head -c 100000 <&3";
+        let script = "exec 3<>/dev/tcp/$0/$1; printf \"$2\" >&3; exec timeout 20 head -c 1000000 <&3";
         let (address, port) = to.rsplit_once(' ').unwrap();
         let user = ["setpriv", "--clear-groups", "--reuid", user];
         let shell = ["bash", "-c", script, address, port, sent];
