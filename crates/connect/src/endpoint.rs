@@ -101,9 +101,10 @@ impl Endpoint {
         &self,
         mut request: Request<Body>,
     ) -> impl Future<Output = Result<Response<Body>, SendError>> + Send + '_ {
+        let wire = head::wire(&request, self.info().hint);
         // A captured request is held once, where the argument of an `async fn` is held twice; it is large.
         async move {
-            match head::wire(&request, self.info().hint) {
+            match wire {
                 wire @ (Wire::Http2 | Wire::Carried) => self.owner.core.send_http2(&mut request, wire).await,
                 wire @ (Wire::Http1 | Wire::Http1Absolute | Wire::Http1Once) => {
                     self.owner.core.send_http1(&mut request, wire).await

@@ -50,18 +50,14 @@ pub(crate) fn forward(
     via: Arc<Via>,
     mut request: Request<Body>,
 ) -> impl Future<Output = Result<Response<Body>, Reset>> + Send {
+    let form = Form {
+        version: request.version(),
+        carried: if request.headers().contains_key(headers::ORIG_PROTO) { Carried::Yes } else { Carried::No },
+        grpc: Grpc::of(request.version(), request.headers()),
+        openness: via.openness(),
+    };
     // A captured request is held once, where the argument of an `async fn` is held twice; it is large.
     async move {
-        let form = Form {
-            version: request.version(),
-            carried: if request.headers().contains_key(headers::ORIG_PROTO) {
-                Carried::Yes
-            } else {
-                Carried::No
-            },
-            grpc: Grpc::of(request.version(), request.headers()),
-            openness: via.openness(),
-        };
         let subject = via.subject(&request);
         match exchange(&via, form, &mut request).await {
             Ok(response) => {

@@ -200,8 +200,9 @@ macro_rules! shared {
             setting(
                 concat!($dir, "_HTTP1_IDLE_TIMEOUT"),
                 Kind::Duration,
-                "How long a kept-alive HTTP/1 connection may wait for its next request. It is looked at once in this time, so it \
-                 ends after one to two of them.",
+                "How long a kept-alive HTTP/1 connection may wait for its next request. Half a second after its last one it \
+                 rests: it gives its buffers back until it is used again. Over TLS it does not, is looked at once in this \
+                 time, and ends after one to two of them.",
             )
             .ours()
             .or("10m")
