@@ -95,6 +95,9 @@ struct Run {
     /// Idle connections when memory is measured
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = parse_count)]
     idle: usize,
+    /// Take every round on a machine that never becomes quiet, and say in the table how far from quiet it was
+    #[arg(long)]
+    noisy: bool,
     /// Where table, plot and figures are written
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     out: PathBuf,
@@ -178,6 +181,7 @@ async fn run(arguments: &Run) -> Result<(), Failure> {
         plan: plan(arguments),
         rounds: arguments.rounds.unwrap_or(if arguments.quick { 3 } else { 7 }),
         quick: arguments.quick,
+        noisy: arguments.noisy,
     };
     // Ended from outside, the contenders must end too: they are killed where they are dropped.
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::io("signals"))?;

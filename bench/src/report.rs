@@ -19,6 +19,7 @@ pub(crate) struct Report {
     plan: Plan,
     rounds: usize,
     quick: bool,
+    noisy: bool,
     pinned: bool,
 }
 
@@ -36,6 +37,7 @@ impl Report {
             plan: stage.plan,
             rounds: stage.rounds,
             quick: stage.quick,
+            noisy: stage.noisy,
             pinned: stage.seats.is_pinned(),
         }
     }
@@ -206,6 +208,15 @@ impl Report {
              {seats}\n- rounds: {}, alternating order, windows of {window:?} after {warm_up:?}",
             self.rounds
         );
+        if self.noisy {
+            let taken = self.results.iter().filter_map(Results::foreign).map(|share| format!("{share:.0} %"));
+            let taken = taken.collect::<Vec<_>>().join(", ");
+            let _ = writeln!(
+                out,
+                "- **not quiet**: every round was taken; in the median window others took {taken} of a processor \
+                 (case by case)"
+            );
+        }
     }
 
     fn csv(&self) -> String {

@@ -26,6 +26,8 @@ pub(crate) struct Stage<'a> {
     pub(crate) rounds: usize,
     /// A look that takes every round, quiet or not.
     pub(crate) quick: bool,
+    /// Takes every round, too, for want of quiet ones.
+    pub(crate) noisy: bool,
 }
 
 /// The windows of one contender, one for each round.
@@ -132,7 +134,10 @@ impl Stage<'_> {
             windows.all(Window::is_undisturbed)
         };
         let near = steady(&rates, STEADY);
-        near.into_iter().enumerate().map(|(round, near)| self.quick || near && quiet(round)).collect()
+        near.into_iter()
+            .enumerate()
+            .map(|(round, near)| self.quick || self.noisy || near && quiet(round))
+            .collect()
     }
 }
 
@@ -156,6 +161,12 @@ impl Results {
             ours.iter().zip(&theirs).filter_map(|(a, b)| Some(a.cost()? / b.cost()?)).collect();
         let mut random = fastrand::Rng::with_seed(1); // the same figures give the same report
         estimate(&ratios, |n| random.usize(..n))
+    }
+
+    /// The share of a processor that others took in the median window, in percent.
+    pub(crate) fn foreign(&self) -> Option<f64> {
+        let windows = self.series.iter().flat_map(|series| &series.windows);
+        median(&windows.map(|window| 100.0 * window.foreign / window.seconds).collect::<Vec<_>>())
     }
 
     pub(crate) fn steady_rounds(&self) -> usize {
