@@ -24,13 +24,13 @@ pub(crate) enum Overdue {
 /// not pay for new ones; short, as most connections of a large mesh rest.
 pub(crate) const REST: Duration = Duration::from_millis(500);
 
-/// Waits until the client is overdue, or rests.
-pub(crate) async fn overdue(via: &Via, guard: &Handle, direction: &Direction) -> Overdue {
+/// Waits until the client is overdue, or was at rest for `quiet` to twice as long.
+pub(crate) async fn overdue(via: &Via, guard: &Handle, direction: &Direction, quiet: Duration) -> Overdue {
     let http1 = &direction.http1_server;
     tokio::select! {
         () = guard.blocked_for(direction.stall_timeout), if !direction.stall_timeout.is_zero() => Overdue::Answer,
         head = slow(guard, http1) => Overdue::Head(head),
-        () = resting(via, guard, REST.min(http1.idle_timeout)) => Overdue::Rest,
+        () = resting(via, guard, quiet) => Overdue::Rest,
     }
 }
 

@@ -370,6 +370,7 @@ async fn http1_awake(via: &Arc<Via>, stream: GuardedStream, handle: &guard::Hand
     let http1 = direction.http1_server;
     // Other streams cannot tell whether there is something to read without a buffer to read it into.
     let may_rest = stream.get_ref().tcp_ref().is_some();
+    let quiet = if may_rest { overdue::REST.min(http1.idle_timeout) } else { http1.idle_timeout };
     let mut builder = http1::Builder::new();
     builder
         // Overdue heads are ours to watch: hyper's timer would also run between requests.
@@ -388,7 +389,7 @@ async fn http1_awake(via: &Arc<Via>, stream: GuardedStream, handle: &guard::Hand
         let side = pin!(async {
             tokio::select! {
                 () = to_be_closed(via) => {}
-                overdue = overdue::overdue(via, handle, &direction) => late = Some(overdue),
+                overdue = overdue::overdue(via, handle, &direction, quiet) => late = Some(overdue),
             }
         });
         if let Some(ended) = aside::race(Pin::new(&mut connection), side).await {

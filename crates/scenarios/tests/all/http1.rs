@@ -1,12 +1,15 @@
 //! HTTP/1 in all its shapes, carried over HTTP/2 between two proxies.
 
-use crate::world::{Pair, plain};
+use crate::world::{Pair, WEB, plain, proxy_of, proxy_to};
 use http::{Response, Version};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use weft_model::destination::{EndpointInfo, ProtocolHint};
 use weft_net::body::Body;
 use weft_testkit::application::{Application, with_trailers};
 use weft_testkit::client::{Raw, exchange};
+use weft_testkit::mesh::Mesh;
+use weft_testkit::plane::Said;
 use weft_testkit::until;
 
 #[tokio::test]
@@ -180,6 +183,35 @@ async fn a_connection_at_rest_gives_its_buffers_back_and_serves_on() {
     at_rest(1).await;
     drop(raw);
     at_rest(0).await;
+}
+
+#[tokio::test]
+async fn a_connection_under_tls_is_not_closed_where_a_plain_one_would_rest() {
+    let mesh = Mesh::new();
+    let app = Application::echo().await;
+    let server = proxy_of(&mesh, "web", &app, &[]).await;
+    // Without a hint the client's proxy speaks HTTP/1 within TLS.
+    let endpoint = EndpointInfo { hint: ProtocolHint::Unknown, ..server.meshed("web") };
+    mesh.facts.endpoints(WEB, Said::Told(vec![endpoint]));
+    let client = proxy_to(&mesh, "client", &[]).await;
+    let count = async || client.state().await["connections_at_rest"].as_u64().unwrap();
+    let at_rest =
+        async |expected: u64| until("so many are at rest", async || count().await == expected).await;
+    const GET: &str = "GET / HTTP/1.1\r\nhost: web\r\n\r\n";
+    let mut raw = Raw::connect(client.upstream()).await;
+    for _ in 0..2 {
+        raw.send(GET).await;
+        assert_eq!(raw.answer().await.status, 200);
+        at_rest(1).await;
+        // Until this one rests too, the first has been silent for as long as it takes once more.
+        let mut other = Raw::connect(client.upstream()).await;
+        other.send(GET).await;
+        assert_eq!(other.answer().await.status, 200);
+        at_rest(2).await;
+        drop(other);
+        at_rest(1).await;
+    }
+    assert_eq!(server.metric("tcp_open_total", &["direction=\"inbound\"", "tls=\"true\""]).await, 1.0);
 }
 
 /// An application of bytes that reads a request's head, answers with these, and then echoes.
