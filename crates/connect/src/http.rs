@@ -98,7 +98,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    strip_fixed(headers);
+    remove_fixed(headers);
 }
 
 /// Most messages have none of them, and one look at each name costs less than looking each of these up.
@@ -111,9 +111,12 @@ fn has_hop_by_hop(headers: &HeaderMap) -> bool {
 }
 
 fn strip_fixed(headers: &mut HeaderMap) {
-    if !has_hop_by_hop(headers) {
-        return;
+    if has_hop_by_hop(headers) {
+        remove_fixed(headers);
     }
+}
+
+fn remove_fixed(headers: &mut HeaderMap) {
     for name in [CONNECTION, UPGRADE, PROXY_CONNECTION, KEEP_ALIVE, HTTP2_SETTINGS] {
         headers.remove(name);
     }

@@ -12,7 +12,7 @@ use crate::prepare::{self, Prepared};
 use crate::replay::Spare;
 use crate::reply::{self, Carried, Form, Grpc, Refusal};
 use crate::target;
-use crate::timeout::{self, Overdue};
+use crate::timeout::{self, Expired};
 use crate::tunnel;
 use crate::via::{Admitted, Via};
 use http::{Request, Response, StatusCode, Version};
@@ -303,7 +303,7 @@ impl<'a> Course<'a> {
         };
         request.headers_mut().remove(headers::REQUIRE_ID);
         let sent = Instant::now();
-        if let Some(metrics) = self.counted.as_deref().or(picked.endpoint().metrics.as_ref()) {
+        if let Some(metrics) = self.exchange(&picked) {
             metrics.sent();
         }
         backend.metrics.sent();
@@ -316,7 +316,7 @@ impl<'a> Course<'a> {
         match outcome {
             Ok(Ok(response)) => self.judge(backend, (picked, sent), response, spare),
             Ok(Err(error)) => Box::pin(self.lost(backend, (picked, sent), error, spare)).await,
-            Err(Overdue::Attempt(code)) => {
+            Err(Expired::Attempt(code)) => {
                 self.settle_failed(backend, (picked, sent), code);
                 match self.retry_policy() {
                     Some(policy) if code == Code::HeadersTimeout => self.policy_retry(policy, spare),
@@ -324,12 +324,17 @@ impl<'a> Course<'a> {
                 }
                 .map_or_else(|| Err(self.reason(code, Phase::Request).into()), |again| Ok(Next::Again(again)))
             }
-            Err(Overdue::Request) => {
+            Err(Expired::Request) => {
                 let reason = self.out_of_time();
                 self.settle_failed(backend, (picked, sent), reason.code);
                 Err(reason.into())
             }
         }
+    }
+
+    /// The series of what is sent to this endpoint.
+    fn exchange<'s>(&'s self, picked: &'s Picked<Upstream>) -> Option<&'s Exchange> {
+        self.counted.as_deref().or(picked.endpoint().metrics.as_ref())
     }
 
     fn retry_policy(&self) -> Option<&'a RetryPolicy> {
@@ -482,7 +487,7 @@ impl<'a> Course<'a> {
     fn settle_failed(&self, backend: &RuleBackend, (picked, sent): (Picked<Upstream>, Instant), code: Code) {
         let now = Instant::now();
         let ending = Ending { status: None, grpc: None, class: Class::Failure, error: Some(code) };
-        if let Some(metrics) = self.counted.as_deref().or(picked.endpoint().metrics.as_ref()) {
+        if let Some(metrics) = self.exchange(&picked) {
             metrics.ended(&ending);
         }
         backend.metrics.ended(&ending, now.saturating_duration_since(sent));

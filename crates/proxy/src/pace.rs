@@ -24,8 +24,7 @@ const LEAST: usize = 1024;
 /// Limits a request's body, if its client has declared its length.
 pub(crate) fn paced(via: &Via, body: Body) -> Body {
     let hop = via.client.hop;
-    let settings = &via.shared.settings;
-    let limit = if hop == Hop::Inbound { &settings.inbound } else { &settings.outbound }.request_body_timeout;
+    let limit = via.shared.settings.direction(hop).request_body_timeout;
     match body.size_hint().exact() {
         Some(1..) if !limit.is_zero() => {
             let late = via.shared.reports.limits.counter(Limit::RequestBody, hop);

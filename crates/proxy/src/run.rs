@@ -248,7 +248,7 @@ impl Listeners {
         // Sockets belong to the runtime that accepts on them.
         let bind = |addr, role: Role| {
             let _entered = data.enter();
-            let direction = if role.hop() == Hop::Inbound { &settings.inbound } else { &settings.outbound };
+            let direction = settings.direction(role.hop());
             let bounds = Bounds {
                 total: direction.max_connections,
                 per_source: direction.max_connections_per_source,

@@ -389,7 +389,7 @@ async fn http1_awake(via: &Arc<Via>, stream: GuardedStream, handle: &guard::Hand
         let side = pin!(async {
             tokio::select! {
                 () = to_be_closed(via) => {}
-                overdue = overdue::overdue(via, handle, &direction, quiet) => late = Some(overdue),
+                overdue = overdue::overdue(via, handle, direction, quiet) => late = Some(overdue),
             }
         });
         if let Some(ended) = aside::race(Pin::new(&mut connection), side).await {
@@ -509,13 +509,13 @@ fn serve_tunnel(
 }
 
 async fn http2(via: Via, stream: Stream) {
+    let via = Arc::new(via);
     let direction = via.direction();
     let rates = Rates {
         resets: direction.http2_server.max_resets_per_second,
         pings: direction.http2_server.max_pings_per_second,
     };
     let (stream, meter) = MeteredStream::new(stream, rates);
-    let via = Arc::new(via);
     let service = service_fn({
         let via = via.clone();
         move |request: Request<hyper::body::Incoming>| {
@@ -530,7 +530,7 @@ async fn http2(via: Via, stream: Stream) {
     });
     let _guard = via.shared.drains.of(via.client.hop).guard();
     let mut connection =
-        pin!(http2_builder(&direction, Streams::of(&via)).serve_connection(TokioIo::new(stream), service));
+        pin!(http2_builder(direction, Streams::of(&via)).serve_connection(TokioIo::new(stream), service));
     let ended = match aside::race(connection.as_mut(), pin!(to_be_closed(&via))).await {
         Some(ended) => ended,
         None => {
@@ -673,10 +673,7 @@ impl Via {
         Self { shared, client, aim, guard: None, closing, allowed, under_way: AtomicUsize::new(0) }
     }
 
-    fn direction(&self) -> Direction {
-        match self.client.hop {
-            Hop::Inbound => self.shared.settings.inbound.clone(),
-            Hop::Outbound => self.shared.settings.outbound.clone(),
-        }
+    fn direction(&self) -> &Direction {
+        self.shared.settings.direction(self.client.hop)
     }
 }

@@ -29,6 +29,7 @@ use weft_model::destination::{Http2Params, KeepAlive, Windows};
 use weft_model::identity::Id;
 use weft_model::name::{DnsName, Suffixes};
 use weft_model::policy::DefaultPolicy;
+use weft_model::reason::Hop;
 use weft_model::route::{Backoff, Queue};
 use weft_net::socket::SocketOptions;
 use weft_telemetry::log::Format;
@@ -68,6 +69,16 @@ pub struct Settings {
     pub limits: Limits,
     /// Bounds on the number of worker threads.
     pub cores: Cores,
+}
+
+impl Settings {
+    /// The settings of one direction.
+    pub(crate) fn direction(&self, hop: Hop) -> &Direction {
+        match hop {
+            Hop::Inbound => &self.inbound,
+            Hop::Outbound => &self.outbound,
+        }
+    }
 }
 
 /// The listeners that every proxy has.

@@ -16,7 +16,7 @@ use weft_route::retry::Retry;
 
 /// What ran out of time before there was a response's head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Overdue {
+pub(crate) enum Expired {
     /// This attempt alone, by the limit of this code.
     Attempt(Code),
     /// The whole request.
@@ -40,12 +40,12 @@ pub(crate) async fn head<T>(
     attempt: Option<(Duration, Code)>,
     deadline: Option<Instant>,
     sending: Pin<&mut impl Future<Output = T>>,
-) -> Result<T, Overdue> {
+) -> Result<T, Expired> {
     let own =
-        attempt.and_then(|(limit, code)| Some((Instant::now().checked_add(limit)?, Overdue::Attempt(code))));
-    let whole = deadline.map(|at| (at, Overdue::Request));
+        attempt.and_then(|(limit, code)| Some((Instant::now().checked_add(limit)?, Expired::Attempt(code))));
+    let whole = deadline.map(|at| (at, Expired::Request));
     match [own, whole].into_iter().flatten().min_by_key(|(at, _)| *at) {
-        Some((at, overdue)) => tokio::time::timeout_at(at.into(), sending).await.map_err(|_| overdue),
+        Some((at, expired)) => tokio::time::timeout_at(at.into(), sending).await.map_err(|_| expired),
         None => Ok(sending.await),
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use weft_decide::classify::Class;
 use weft_model::meta::Meta;
-use weft_model::reason::{Code, Hop};
+use weft_model::reason::{Code, Hop, grpc_name};
 use weft_telemetry::metrics::LATENCY_MS;
 use weft_telemetry::{Counter, Family, Histogram, Registry, Split};
 
@@ -452,34 +452,10 @@ impl Status {
     fn pair(self, ending: &Ending) -> (String, String) {
         match self {
             Self::Http(key) => (key.into(), ending.status.map(|s| s.as_str().to_owned()).unwrap_or_default()),
-            Self::GrpcName(key) => (key.into(), grpc_name(ending.grpc).into()),
+            Self::GrpcName(key) => (key.into(), ending.grpc.map_or("UNKNOWN", grpc_name).into()),
             Self::GrpcNumber(key) => (key.into(), ending.grpc.map(|g| g.to_string()).unwrap_or_default()),
         }
     }
-}
-
-/// The name of a gRPC code; what is none is `UNKNOWN`.
-fn grpc_name(code: Option<u16>) -> &'static str {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    code.and_then(|code| NAMES.get(usize::from(code))).copied().unwrap_or("UNKNOWN")
 }
 
 impl Outcomes {
