@@ -7,16 +7,15 @@
 
 use crate::context::{Context, ReadyWhen};
 use crate::dial::Reach;
-use crate::error::{ConnectError, SendError, SendFailure};
+use crate::error::{ConnectError, SendError, SendFailure, Whereabouts};
 use crate::http::{self as head, Original, Wire};
 use crate::multiplex::Multiplex;
-use crate::pool::{Checkin, Connection, Outcome, Pool};
+use crate::pool::{Checkin, Connection, Pool};
 use crate::tunnel;
 use ::http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use std::fmt;
-use std::future::Future;
-use std::mem::take;
+use std::mem::{replace, take};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -91,24 +90,22 @@ impl Endpoint {
         &self.owner.core.reach.info
     }
 
-    /// Sends a request and waits for the response's head, without a time limit. The request's version
-    /// says what its client speaks; the response comes back in it. The target may be in origin form (with
-    /// `Host`) or absolute; `http::AbsoluteForm` among the extensions keeps it absolute on HTTP/1. For an
-    /// upgrade or CONNECT the response carries hyper's `OnUpgrade`.
+    /// Sends the request that stands in this place and waits for the response's head, without a time limit. The
+    /// request's version says what its client speaks; the response comes back in it. The target may be in origin
+    /// form (with `Host`) or absolute; `http::AbsoluteForm` among the extensions keeps it absolute on HTTP/1. For
+    /// an upgrade or CONNECT the response carries hyper's `OnUpgrade`.
+    ///
+    /// Afterwards the place holds nothing of use, unless the error says that the request is back in it.
     ///
     /// Dropping the future gives the request up: an HTTP/2 stream is reset, an HTTP/1 connection closed.
-    pub fn send(
-        &self,
-        mut request: Request<Body>,
-    ) -> impl Future<Output = Result<Response<Body>, SendError>> + Send + '_ {
-        let wire = head::wire(&request, self.info().hint);
-        // A captured request is held once, where the argument of an `async fn` is held twice; it is large.
-        async move {
-            match wire {
-                wire @ (Wire::Http2 | Wire::Carried) => self.owner.core.send_http2(&mut request, wire).await,
-                wire @ (Wire::Http1 | Wire::Http1Absolute | Wire::Http1Once) => {
-                    self.owner.core.send_http1(&mut request, wire).await
-                }
+    ///
+    /// # Errors
+    /// No connection, or no valid response on it.
+    pub async fn send(&self, request: &mut Request<Body>) -> Result<Response<Body>, SendError> {
+        match head::wire(request, self.info().hint) {
+            wire @ (Wire::Http2 | Wire::Carried) => self.owner.core.send_http2(request, wire).await,
+            wire @ (Wire::Http1 | Wire::Http1Absolute | Wire::Http1Once) => {
+                self.owner.core.send_http1(request, wire).await
             }
         }
     }
@@ -165,26 +162,26 @@ impl Core {
                 // Boxed, as most requests find a connection: a handshake's state is large.
                 None => match Box::pin(self.connect_http1(pool, wire)).await {
                     Ok(connection) => connection,
-                    Err(error) => return Err(unsent(SendFailure::Connect(error), take(request), original)),
+                    Err(error) => return Err(unsent(SendFailure::Connect(error), request, original)),
                 },
             };
             // The connection may close while we send. An idempotent request without a body can be repeated
             // then; keeping its head is the price.
-            let spare = sent.method.is_idempotent().then(|| spare(request)).flatten();
-            match connection.send(take(request)).await {
-                Outcome::Response(response) => {
-                    return Ok(self.received_http1(response, &sent, connection, pool));
-                }
-                // Not sent at all; a fresh connection is next, and only one.
-                Outcome::Stale(back) if connection.reused => *request = *back,
-                Outcome::Stale(back) => {
-                    let error = ConnectError::Closed {
-                        addr: self.reach.info.addr,
-                        detail: "before it took a request".into(),
-                    };
-                    return Err(unsent(SendFailure::Connect(error), *back, original));
-                }
-                Outcome::Failed(error) => return Err(with_spare(error, spare, original)),
+            let (leaving, kept) =
+                if sent.method.is_idempotent() { leave(request) } else { (take(request), Kept::No) };
+            let mut error = match connection.sender.try_send_request(leaving).await {
+                Ok(response) => return Ok(self.received_http1(response, &sent, connection, pool)),
+                Err(error) => error,
+            };
+            let Some(back) = error.take_message() else {
+                return Err(with_spare(SendError::classify(error.into_error()), (request, kept), original));
+            };
+            *request = back;
+            // Not sent at all; a fresh connection is next, and only one.
+            if !connection.reused {
+                let (addr, detail) = (self.reach.info.addr, "before it took a request".into());
+                let closed = ConnectError::Closed { addr, detail };
+                return Err(unsent(SendFailure::Connect(closed), request, original));
             }
         }
     }
@@ -223,15 +220,15 @@ impl Core {
     async fn send_http2(&self, request: &mut Request<Body>, wire: Wire) -> Result<Response<Body>, SendError> {
         let version = request.version();
         let original = head::prepare(request, wire, &self.reach.info);
-        let spare = spare(request);
         let mut gone_before = false;
         loop {
             let live = match self.http2.connection().await {
                 Ok(live) => live,
-                Err(error) => return Err(unsent(SendFailure::Connect(error), take(request), original)),
+                Err(error) => return Err(unsent(SendFailure::Connect(error), request, original)),
             };
             let mut sender = live.sender.clone();
-            let mut error = match sender.try_send_request(take(request)).await {
+            let (leaving, kept) = leave(request);
+            let mut error = match sender.try_send_request(leaving).await {
                 Ok(response) => {
                     let (mut head, incoming) = response.into_parts();
                     head::receive(&mut head, wire, version);
@@ -241,15 +238,15 @@ impl Core {
             };
             let back = error.take_message();
             let error = error.into_error();
-            match back {
-                // Closed, or told to go away, before it took the request: once more on a new connection.
-                Some(back) if !std::mem::replace(&mut gone_before, true) => {
-                    self.http2.retire(&live);
-                    *request = back;
-                }
-                Some(back) => return Err(unsent(SendFailure::Lost(error), back, original)),
-                None => return Err(with_spare(SendError::classify(error), spare, original)),
+            let Some(back) = back else {
+                return Err(with_spare(SendError::classify(error), (request, kept), original));
+            };
+            *request = back;
+            // Closed, or told to go away, before it took the request: once more on a new connection.
+            if std::mem::replace(&mut gone_before, true) {
+                return Err(unsent(SendFailure::Lost(error), request, original));
             }
+            self.http2.retire(&live);
         }
     }
 
@@ -311,36 +308,49 @@ enum End {
     Lost,
 }
 
-/// A copy of a request without a body. Extensions are left behind: they belong to the attempt.
-fn spare(request: &Request<Body>) -> Option<Request<Body>> {
-    if !http_body::Body::is_end_stream(request.body()) {
-        return None;
-    }
-    let mut spare = Request::new(Body::empty());
-    *spare.method_mut() = request.method().clone();
-    *spare.uri_mut() = request.uri().clone();
-    *spare.version_mut() = request.version();
-    *spare.headers_mut() = request.headers().clone();
-    if let Some(absolute) = request.extensions().get::<head::AbsoluteForm>() {
-        spare.extensions_mut().insert(*absolute);
-    }
-    Some(spare)
+/// Whether a copy of a request was left in its place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    Yes,
+    No,
 }
 
-fn unsent(failure: SendFailure, mut request: Request<Body>, original: Original) -> SendError {
-    head::restore(&mut request, original);
-    SendError::unsent(failure, request)
+/// Takes a request out of its place, and leaves a copy there if it has no body. Extensions go with the original:
+/// they belong to the attempt.
+fn leave(place: &mut Request<Body>) -> (Request<Body>, Kept) {
+    if !http_body::Body::is_end_stream(place.body()) {
+        return (take(place), Kept::No);
+    }
+    let mut copy = Request::new(Body::empty());
+    *copy.method_mut() = place.method().clone();
+    *copy.uri_mut() = place.uri().clone();
+    *copy.version_mut() = place.version();
+    *copy.headers_mut() = place.headers().clone();
+    if let Some(absolute) = place.extensions().get::<head::AbsoluteForm>() {
+        copy.extensions_mut().insert(*absolute);
+    }
+    (replace(place, copy), Kept::Yes)
 }
 
-/// Adds the spare request to an error of a request that may be repeated: one that the endpoint refused,
-/// or an idempotent one whose connection was lost before any answer (RFC 9110 §9.2.2).
-fn with_spare(mut error: SendError, spare: Option<Request<Body>>, original: Original) -> SendError {
-    if let Some(mut request) = spare {
+/// The error of a request that was not sent and is back in its place.
+fn unsent(failure: SendFailure, request: &mut Request<Body>, original: Original) -> SendError {
+    head::restore(request, original);
+    SendError::unsent(failure)
+}
+
+/// Marks an error of a request whose copy may be sent: one that the endpoint refused, or an idempotent one whose
+/// connection was lost before any answer (RFC 9110 §9.2.2).
+fn with_spare(
+    mut error: SendError,
+    (request, kept): (&mut Request<Body>, Kept),
+    original: Original,
+) -> SendError {
+    if kept == Kept::Yes {
         let harmless = request.method().is_idempotent() && matches!(error.failure, SendFailure::Lost(_));
         if error.unprocessed || harmless {
-            head::restore(&mut request, original);
+            head::restore(request, original);
             error.unprocessed = true;
-            error.request = Some(Box::new(request));
+            error.request = Whereabouts::Back;
         }
     }
     error

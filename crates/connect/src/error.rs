@@ -3,7 +3,6 @@
 //! Raised by every file here; turned into reasons by `proxy/reply.rs`. An error of hyper or h2 is read
 //! once, in `SendError::classify`, and nowhere else.
 
-use http::Request;
 use std::error::Error as StdError;
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use weft_identity::store::TlsError;
 use weft_model::reason::Code;
-use weft_net::body::{Body, BodyError};
+use weft_net::body::BodyError;
 
 /// Why no connection was made. Nothing was sent, so trying elsewhere is always safe. Cheap to clone:
 /// several requests may share one attempt.
@@ -120,9 +119,17 @@ pub struct SendError {
     /// refused (REFUSED_STREAM, above GOAWAY's last stream); or an idempotent request without a body whose
     /// connection was lost before any answer. Sending it again is safe then.
     pub unprocessed: bool,
-    /// The request as it was given to `send`, where it could be recovered: always if it was not sent,
-    /// and for unprocessed ones without a body.
-    pub request: Option<Box<Request<Body>>>,
+    /// Where the request is now: back if it was not sent, and if it is unprocessed and had no body.
+    pub request: Whereabouts,
+}
+
+/// Where a request is that got no response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// In the place that `send` took it from, as it was.
+    Back,
+    /// Sent, and gone.
+    Gone,
 }
 
 impl SendError {
@@ -148,8 +155,8 @@ impl SendError {
         }
     }
 
-    pub(crate) fn unsent(failure: SendFailure, request: Request<Body>) -> Self {
-        Self { failure, unprocessed: true, request: Some(Box::new(request)) }
+    pub(crate) fn unsent(failure: SendFailure) -> Self {
+        Self { failure, unprocessed: true, request: Whereabouts::Back }
     }
 
     /// Reads what hyper says about a request that had been handed to a connection.
@@ -171,7 +178,7 @@ impl SendError {
         } else {
             (SendFailure::Lost(error), false)
         };
-        Self { failure, unprocessed, request: None }
+        Self { failure, unprocessed, request: Whereabouts::Gone }
     }
 }
 

@@ -86,10 +86,8 @@ pub fn is_tunnel(method: &Method, status: StatusCode) -> bool {
 /// `TE` and `Transfer-Encoding` stay. To be called where a message comes in, before headers are added
 /// that its sender must not be able to name; not for upgrades.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if !has_hop_by_hop(headers) {
-        return;
-    }
-    if headers.contains_key(CONNECTION) {
+    let found = hop_by_hop(headers);
+    if found.contains(&CONNECTION) && names_headers(headers) {
         let named: Vec<HeaderName> = tokens(headers)
             .filter_map(|token| token.parse().ok())
             .filter(|name| *name != TE && *name != TRANSFER_ENCODING && *name != HOST)
@@ -98,28 +96,53 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    remove_fixed(headers);
+    found.remove(headers);
 }
 
-/// Most messages have none of them, and one look at each name costs less than looking each of these up.
-fn has_hop_by_hop(headers: &HeaderMap) -> bool {
-    let fixed = |name: &HeaderName| {
-        matches!(name.as_str().as_bytes().first(), Some(b'c' | b'u' | b'p' | b'k' | b'h'))
-            && [CONNECTION, UPGRADE, PROXY_CONNECTION, KEEP_ALIVE, HTTP2_SETTINGS].contains(name)
+/// The customary hop-by-hop headers.
+static HOP_BY_HOP: [HeaderName; 5] = [CONNECTION, UPGRADE, PROXY_CONNECTION, KEEP_ALIVE, HTTP2_SETTINGS];
+
+/// Those of them that a message has, one bit for each.
+#[derive(Clone, Copy)]
+struct HopByHop(u8);
+
+/// Most messages have none, and one look at each name costs less than looking each of these up.
+fn hop_by_hop(headers: &HeaderMap) -> HopByHop {
+    let bit = |name: &HeaderName| HOP_BY_HOP.iter().position(|h| h == name).map_or(0, |index| 1 << index);
+    HopByHop(headers.keys().fold(0, |found, name| found | bit(name)))
+}
+
+impl HopByHop {
+    fn any(self) -> bool {
+        self.0 != 0
+    }
+
+    fn contains(self, name: &HeaderName) -> bool {
+        self.each().any(|found| found == name)
+    }
+
+    fn each(self) -> impl Iterator<Item = &'static HeaderName> {
+        HOP_BY_HOP
+            .iter()
+            .enumerate()
+            .filter(move |(index, _)| self.0 & (1 << index) != 0)
+            .map(|(_, name)| name)
+    }
+
+    fn remove(self, headers: &mut HeaderMap) {
+        for name in self.each() {
+            headers.remove(name);
+        }
+    }
+}
+
+/// Whether `Connection` names other headers, which it rarely does.
+fn names_headers(headers: &HeaderMap) -> bool {
+    let usual = |value: &HeaderValue| {
+        let value = value.as_bytes();
+        value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
     };
-    headers.keys().any(fixed)
-}
-
-fn strip_fixed(headers: &mut HeaderMap) {
-    if has_hop_by_hop(headers) {
-        remove_fixed(headers);
-    }
-}
-
-fn remove_fixed(headers: &mut HeaderMap) {
-    for name in [CONNECTION, UPGRADE, PROXY_CONNECTION, KEEP_ALIVE, HTTP2_SETTINGS] {
-        headers.remove(name);
-    }
+    !headers.get_all(CONNECTION).iter().all(usual)
 }
 
 /// The tokens of all `Connection` headers.
@@ -164,8 +187,9 @@ pub fn prepare<B>(request: &mut Request<B>, wire: Wire, info: &EndpointInfo) -> 
         }
         Wire::Http1 | Wire::Http1Absolute | Wire::Http1Once => {
             let ordinary = request.method() != Method::CONNECT;
-            if ordinary && !is_upgrade(version, request.headers()) {
-                strip_fixed(request.headers_mut());
+            let found = hop_by_hop(request.headers());
+            if ordinary && found.any() && !is_upgrade(version, request.headers()) {
+                found.remove(request.headers_mut());
             }
             if version > Version::HTTP_11 {
                 *request.version_mut() = Version::HTTP_11;
@@ -236,7 +260,7 @@ fn carry<B>(request: &mut Request<B>) {
         (true, false) => "HTTP/1.0",
         (true, true) => "HTTP/1.0; absolute-form",
     };
-    strip_fixed(request.headers_mut());
+    hop_by_hop(request.headers()).remove(request.headers_mut());
     request.headers_mut().remove(TRANSFER_ENCODING);
     request.headers_mut().insert(ORIG_PROTO, HeaderValue::from_static(value));
 }

@@ -18,4 +18,4 @@ mod tunnel;
 
 pub use context::{Connect, Context, Loopback, PoolLimits, ReadyWhen, Tcp};
 pub use endpoint::{Endpoint, EndpointStatus};
-pub use error::{ConnectError, SendError, SendFailure};
+pub use error::{ConnectError, SendError, SendFailure, Whereabouts};

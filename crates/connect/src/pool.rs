@@ -6,12 +6,10 @@
 
 use crate::context::PoolLimits;
 use crate::dial::Reach;
-use crate::error::{ConnectError, SendError};
-use http::{HeaderMap, Request, Response};
-use hyper::body::Incoming;
+use crate::error::ConnectError;
+use http::HeaderMap;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
-use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -45,33 +43,9 @@ struct Idle {
 
 /// An open HTTP/1 connection.
 pub(crate) struct Connection {
-    sender: SendRequest<Body>,
+    pub(crate) sender: SendRequest<Body>,
     /// Whether it has carried a request or has been idle, so that the server may be closing it.
     pub(crate) reused: bool,
-}
-
-/// What became of a request.
-pub(crate) enum Outcome {
-    Response(Response<Incoming>),
-    /// The connection was closed before it took the request, which is unchanged.
-    Stale(Box<Request<Body>>),
-    Failed(SendError),
-}
-
-impl Connection {
-    /// Sends at once; the future only waits for the response's head.
-    pub(crate) fn send(&mut self, request: Request<Body>) -> impl Future<Output = Outcome> + Send + use<> {
-        let sent = self.sender.try_send_request(request);
-        async move {
-            match sent.await {
-                Ok(response) => Outcome::Response(response),
-                Err(mut error) => match error.take_message() {
-                    Some(request) => Outcome::Stale(Box::new(request)),
-                    None => Outcome::Failed(SendError::classify(error.into_error())),
-                },
-            }
-        }
-    }
 }
 
 impl Pool {

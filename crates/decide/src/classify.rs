@@ -1,6 +1,6 @@
 //! Whether a response counts as a success (§2.3, §3.6).
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use weft_model::profile::{ResponseClass, ResponseCondition};
 
 /// How a response counts.
@@ -31,9 +31,11 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(http::header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
 }
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
 /// The `grpc-status` that headers or trailers carry.
 pub fn grpc_status(headers: &HeaderMap) -> Option<u16> {
-    headers.get("grpc-status")?.to_str().ok()?.trim().parse().ok()
+    headers.get(GRPC_STATUS)?.to_str().ok()?.trim().parse().ok()
 }
 
 /// gRPC codes that count as failures: Unknown, DeadlineExceeded, PermissionDenied, Internal,

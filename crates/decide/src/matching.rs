@@ -4,8 +4,10 @@
 //! Compiled once per policy by `route::Table`; evaluated once per request. Never allocates while
 //! evaluating a request without query matches.
 
+use http::header::HOST;
 use http::{HeaderMap, Method, Uri};
 use regex::Regex;
+use std::cell::LazyCell;
 use weft_model::route::{
     Condition, GrpcMatch, HeaderMatch, HeaderValueMatch, HostMatch, HttpMatch, PathMatch, Pattern,
     QueryMatch, QueryValueMatch, RequestMatch, Route,
@@ -20,8 +22,23 @@ pub struct RequestView<'a> {
     pub uri: &'a Uri,
     /// Headers.
     pub headers: &'a HeaderMap,
-    /// Host without port, if the request has one.
-    pub host: Option<&'a str>,
+}
+
+impl<'a> RequestView<'a> {
+    /// The host that the request is for, without its port: its target's, else its `Host`.
+    fn host(&self) -> Option<&'a str> {
+        let authority = authority(self.uri, self.headers)?;
+        let end = authority.rfind(':').filter(|_| !authority.ends_with(']')).unwrap_or(authority.len());
+        authority.get(..end)
+    }
+}
+
+/// The authority that a request is for: its target's, else its `Host`.
+pub fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+    match uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => headers.get(HOST)?.to_str().ok().filter(|h| !h.is_empty()),
+    }
 }
 
 /// A regular expression does not compile, or would need too much memory.
@@ -144,8 +161,9 @@ impl Matcher {
     /// The best rule for the request, if any matches.
     pub fn find(&self, request: &RequestView<'_>) -> Option<Matched> {
         let mut best: Option<(Rank, Matched)> = None;
+        let host = LazyCell::new(|| request.host()); // few policies look at it
         for (route, compiled) in self.routes.iter().enumerate() {
-            let Some((host_exact, host_len)) = rank_host(&compiled.hosts, request.host) else { continue };
+            let Some((host_exact, host_len)) = rank_host(&compiled.hosts, || *host) else { continue };
             for (rule, matches) in compiled.rules.iter().enumerate() {
                 let Some((mut rank, prefix)) = best_match(matches, request) else { continue };
                 (rank.host_exact, rank.host_len) = (host_exact, host_len);
@@ -214,11 +232,11 @@ fn compile_query(query: &QueryMatch) -> Result<CompiledQuery, InvalidPattern> {
 }
 
 /// `(exactness, length)` of the best host pattern; `None` if the host is not meant.
-fn rank_host(patterns: &[HostMatch], host: Option<&str>) -> Option<(u8, usize)> {
+fn rank_host<'a>(patterns: &[HostMatch], host: impl FnOnce() -> Option<&'a str>) -> Option<(u8, usize)> {
     if patterns.is_empty() {
         return Some((0, 0));
     }
-    let host = host?;
+    let host = host()?;
     patterns.iter().filter_map(|p| rank_one_host(p, host)).max()
 }
 
@@ -414,7 +432,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("x-user", HeaderValue::from_static("amy"));
         let (method, uri) = (method.parse().unwrap(), uri.parse().unwrap());
-        let view = RequestView { method: &method, uri: &uri, headers: &headers, host };
+        if let Some(host) = host {
+            headers.insert(HOST, HeaderValue::from_str(host).unwrap());
+        }
+        let view = RequestView { method: &method, uri: &uri, headers: &headers };
         let found = Matcher::new(routes).unwrap().find(&view).map(|m| (m.route, m.rule));
         assert_eq!(found, expected, "{request:?}");
     }
@@ -434,6 +455,23 @@ mod tests {
         check(&routes, ("GET", "/api/v2", None), Some((0, 1)));
         check(&routes, ("GET", "/apis", None), Some((0, 0)));
         check(&routes, ("GET", "/api/v1?q=1", None), Some((0, 2)));
+    }
+
+    #[test]
+    fn the_host_is_the_targets_or_the_headers_without_port() {
+        for (uri, header, expected) in [
+            ("http://a:80/x", "b", Some("a")),
+            ("/x", "b:81", Some("b")),
+            ("/x", "[::1]:81", Some("[::1]")),
+            ("/x", "[::1]", Some("[::1]")),
+            ("/x", "", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, HeaderValue::from_static(header));
+            let uri = uri.parse().unwrap();
+            let view = RequestView { method: &Method::GET, uri: &uri, headers: &headers };
+            assert_eq!(view.host(), expected);
+        }
     }
 
     #[test]
@@ -518,7 +556,7 @@ mod tests {
             [("GET", "/books/1", true), ("DELETE", "/books/1", false), ("GET", "/books/x", false)]
         {
             let (method, uri) = (method.parse().unwrap(), path.parse().unwrap());
-            let view = RequestView { method: &method, uri: &uri, headers: &HeaderMap::new(), host: None };
+            let view = RequestView { method: &method, uri: &uri, headers: &HeaderMap::new() };
             assert_eq!(compiled.holds(&view), holds);
         }
     }

@@ -8,7 +8,7 @@
 use crate::headers::{self, Switch};
 use crate::limits::Limit;
 use crate::passage::{GrpcOutcome, Passage};
-use crate::prepare::{self, Prepared};
+use crate::prepare::{self, Wish};
 use crate::replay::Spare;
 use crate::reply::{self, Carried, Form, Grpc, Refusal};
 use crate::target;
@@ -18,15 +18,14 @@ use crate::via::{Admitted, Via};
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use std::future::Future;
-use std::mem::take;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use weft_balance::backend::Picked;
 use weft_balance::health::Verdict;
 use weft_balance::unavailable::{Cause, Unavailable};
-use weft_connect::error::SendError;
+use weft_connect::error::{SendError, Whereabouts};
 use weft_decide::classify::Class;
 use weft_decide::filter::{self, Outcome};
 use weft_discover::plan::{Meshed, Plan, Rule, RuleBackend, Upstream};
@@ -45,14 +44,24 @@ pub(crate) const MAX_ATTEMPTS: u32 = 4;
 /// an HTTP/2 peer takes in without being asked for more (RFC 9113 §6.9.2).
 const REFUSED_BODY: usize = 65_535;
 
-/// Serves one request.
+/// Serves one request. What it returns is as small as a pointer, for hyper to move about.
 pub(crate) fn forward(
+    via: Arc<Via>,
+    request: Request<Body>,
+) -> Pin<Box<impl Future<Output = Result<Response<Body>, Reset>> + Send>> {
+    // Written where it stays: `Box::pin` would build it on the stack and copy all of its 4 KB.
+    Box::into_pin(Box::write(Box::new_uninit(), begin(via, request)))
+}
+
+/// Not inlined, so that its result is written straight to its place.
+#[inline(never)]
+fn begin(
     via: Arc<Via>,
     mut request: Request<Body>,
 ) -> impl Future<Output = Result<Response<Body>, Reset>> + Send {
     let form = Form {
         version: request.version(),
-        carried: if request.headers().contains_key(headers::ORIG_PROTO) { Carried::Yes } else { Carried::No },
+        carried: Carried::of(request.version(), request.headers()),
         grpc: Grpc::of(request.version(), request.headers()),
         openness: via.openness(),
     };
@@ -104,30 +113,30 @@ impl<R: Into<Refusal>> From<R> for Failure {
     }
 }
 
-/// From the request's head to the response's. Takes the request out of its place.
+/// From the request's head to the response's. The request is sent from its place.
 async fn exchange(
     via: &Arc<Via>,
     form: Form,
     request: &mut Request<Body>,
 ) -> Result<Response<Body>, Failure> {
     let admitted = Admitted::of(via).ok_or_else(|| via.client.reason(Code::Overloaded, Phase::Head))?;
-    let mut prepared = prepare::incoming(via, take(request))?;
+    let wish = prepare::incoming(via, request)?;
     let plan = {
-        let held = via.aim.held(&via.client, &prepared.request)?;
+        let held = via.aim.held(&via.client, request)?;
         match held.plan_now() {
             Some(plan) => plan,
             None => Box::pin(target::awaited(&via.client, &held, via.patience())).await?,
         }
     };
-    let table = if prepared.request.version() == Version::HTTP_2 { &plan.http2 } else { &plan.http1 };
-    let found = table.find(&prepared.view()).ok_or_else(|| no_route(via, &plan))?;
+    let table = if request.version() == Version::HTTP_2 { &plan.http2 } else { &plan.http1 };
+    let found = table.find(&prepare::view(request)).ok_or_else(|| no_route(via, &plan))?;
     let rule = found.rule.clone();
     let counted = permit(via, &plan, &rule)?;
-    filters(via, &found, &mut prepared)?;
+    filters(via, &found, request)?;
     if let Some(canonical) = &rule.canonical {
-        prepared.request.headers_mut().insert(headers::DST_CANONICAL, canonical.clone());
+        request.headers_mut().insert(headers::DST_CANONICAL, canonical.clone());
     }
-    let mut course = Course::new(via, &rule, form, prepared);
+    let mut course = Course::new(via, &rule, form, (request, wish));
     course.admitted = Some(admitted);
     course.counted = counted;
     let answered = course.run().await;
@@ -161,9 +170,9 @@ fn permit(via: &Via, plan: &Plan, rule: &Rule) -> Result<Option<Arc<Exchange>>, 
 }
 
 /// Runs the rule's filters; any of them may answer by itself.
-fn filters(via: &Via, found: &Found<'_, Upstream>, prepared: &mut Prepared) -> Result<(), Refusal> {
+fn filters(via: &Via, found: &Found<'_, Upstream>, request: &mut Request<Body>) -> Result<(), Refusal> {
     for filter in &found.rule.filters {
-        apply(via, filter, found.prefix, prepared)?;
+        apply(via, filter, found.prefix, request)?;
     }
     Ok(())
 }
@@ -172,10 +181,10 @@ fn apply(
     via: &Via,
     filter: &weft_model::route::Filter,
     prefix: Option<usize>,
-    prepared: &mut Prepared,
+    request: &mut Request<Body>,
 ) -> Result<(), Refusal> {
-    let uri = prepared.request.uri().clone();
-    match filter::on_request(filter, &uri, prepared.request.headers_mut(), prefix, fastrand::f64()) {
+    let uri = request.uri().clone();
+    match filter::on_request(filter, &uri, request.headers_mut(), prefix, fastrand::f64()) {
         Outcome::Pass => Ok(()),
         Outcome::Redirect(status, to) => {
             Err(Refusal::Redirect(via.client.reason(Code::Redirected, Phase::Route), status, to))
@@ -196,9 +205,9 @@ struct Course<'a> {
     via: &'a Arc<Via>,
     rule: &'a Arc<Rule>,
     form: Form,
-    switch: Switch,
-    request: Option<Request<Body>>,
-    client_upgrade: Option<tunnel::Side>,
+    /// The place of the request, which holds it whenever an attempt begins.
+    request: &'a mut Request<Body>,
+    wish: Wish,
     started: Instant,
     deadline: Option<Instant>,
     attempts: u32,
@@ -214,11 +223,17 @@ struct Course<'a> {
 /// What to do after an attempt.
 enum Next {
     Answer(Response<Body>),
-    Again(Request<Body>),
+    /// The request is back in its place.
+    Again,
 }
 
 impl<'a> Course<'a> {
-    fn new(via: &'a Arc<Via>, rule: &'a Arc<Rule>, form: Form, prepared: Prepared) -> Self {
+    fn new(
+        via: &'a Arc<Via>,
+        rule: &'a Arc<Rule>,
+        form: Form,
+        (request, wish): (&'a mut Request<Body>, Wish),
+    ) -> Self {
         let started = Instant::now();
         let limit = [rule.timeouts.request, rule.profile_timeout].into_iter().flatten().min();
         rule.metrics.received();
@@ -226,9 +241,8 @@ impl<'a> Course<'a> {
             via,
             rule,
             form,
-            switch: prepared.switch,
-            request: Some(prepared.request),
-            client_upgrade: prepared.upgrade,
+            request,
+            wish,
             started,
             deadline: limit.and_then(|l| started.checked_add(l)),
             attempts: 0,
@@ -246,16 +260,15 @@ impl<'a> Course<'a> {
         }
         self.via.shared.unprocessed.deposit(self.started);
         loop {
-            let now = Instant::now();
+            let now = if self.attempts == 0 { self.started } else { Instant::now() };
             let rule = self.rule;
             let backend = rule
                 .choose(now, fastrand::f64())
                 .ok_or_else(|| self.reason(Code::NoBackend, Phase::Route))?;
             self.backend_filters(backend)?;
             let picked = self.pick(backend, now).await?;
-            match self.attempt(backend, picked).await? {
-                Next::Answer(response) => return Ok(response),
-                Next::Again(request) => self.request = Some(request),
+            if let Next::Answer(response) = self.attempt(backend, picked).await? {
+                return Ok(response);
             }
         }
     }
@@ -264,11 +277,7 @@ impl<'a> Course<'a> {
         if backend.filters.is_empty() || self.attempts > 0 {
             return Ok(());
         }
-        let Some(request) = self.request.take() else { return Ok(()) };
-        let mut prepared = Prepared { request, switch: self.switch, upgrade: None };
-        let outcome = backend.filters.iter().try_for_each(|f| apply(self.via, f, None, &mut prepared));
-        self.request = Some(prepared.request);
-        Ok(outcome?)
+        Ok(backend.filters.iter().try_for_each(|f| apply(self.via, f, None, self.request))?)
     }
 
     /// An endpoint that is ready, at once or after waiting in the backend's queue.
@@ -291,17 +300,17 @@ impl<'a> Course<'a> {
     /// Sends the request to one endpoint and judges what comes of it.
     async fn attempt(&mut self, backend: &RuleBackend, picked: Picked<Upstream>) -> Result<Next, Failure> {
         self.attempts += 1;
-        let request = self.request.take().ok_or_else(|| self.reason(Code::Internal, Phase::Request))?;
-        prepare::required_identity(self.via, &request, picked.info())?;
-        let (mut request, spare) = match &self.rule.retry {
-            Some(retry) => self.spare(retry.body_limit(), request),
+        prepare::required_identity(self.via, self.wish.require_id.as_ref(), picked.info())?;
+        let spare = match &self.rule.retry {
+            Some(retry) => self.spare(retry.body_limit()),
             // What an endpoint refuses comes back by itself if it has no body.
-            None if !request.body().is_end_stream() && picked.endpoint().endpoint.may_refuse(&request) => {
-                Spare::keep(request, REFUSED_BODY)
+            None if !self.request.body().is_end_stream()
+                && picked.endpoint().endpoint.may_refuse(self.request) =>
+            {
+                Spare::keep(self.request, REFUSED_BODY)
             }
-            None => (request, None),
+            None => None,
         };
-        request.headers_mut().remove(headers::REQUIRE_ID);
         let sent = Instant::now();
         if let Some(metrics) = self.exchange(&picked) {
             metrics.sent();
@@ -310,7 +319,7 @@ impl<'a> Course<'a> {
         self.rule.metrics.attempted();
         let limit = timeout::of_attempt(self.rule, self.attempts);
         let outcome = {
-            let sending = pin!(picked.endpoint().endpoint.send(request));
+            let sending = pin!(picked.endpoint().endpoint.send(self.request));
             timeout::head(limit, self.deadline, sending).await
         };
         match outcome {
@@ -318,11 +327,11 @@ impl<'a> Course<'a> {
             Ok(Err(error)) => Box::pin(self.lost(backend, (picked, sent), error, spare)).await,
             Err(Expired::Attempt(code)) => {
                 self.settle_failed(backend, (picked, sent), code);
-                match self.retry_policy() {
+                let again = match self.retry_policy() {
                     Some(policy) if code == Code::HeadersTimeout => self.policy_retry(policy, spare),
                     _ => None,
-                }
-                .map_or_else(|| Err(self.reason(code, Phase::Request).into()), |again| Ok(Next::Again(again)))
+                };
+                self.again_or(again, |course| course.reason(code, Phase::Request).into())
             }
             Err(Expired::Request) => {
                 let reason = self.out_of_time();
@@ -344,8 +353,23 @@ impl<'a> Course<'a> {
         }
     }
 
+    /// Puts the request back for another attempt, if there is one; else the failure.
+    fn again_or(
+        &mut self,
+        again: Option<Request<Body>>,
+        failure: impl FnOnce(&Self) -> Failure,
+    ) -> Result<Next, Failure> {
+        match again {
+            Some(request) => {
+                *self.request = request;
+                Ok(Next::Again)
+            }
+            None => Err(failure(self)),
+        }
+    }
+
     /// The request once more, if the policy still grants a retry. Counts either way.
-    fn policy_retry(&self, policy: &RetryPolicy, spare: Option<Spare>) -> Option<Request<Body>> {
+    fn policy_retry(&self, policy: &RetryPolicy, spare: Option<Box<Spare>>) -> Option<Request<Body>> {
         let metrics = self.rule.metrics.retries.as_ref();
         if self.attempts > policy.limit {
             metrics?.limit.inc();
@@ -357,14 +381,13 @@ impl<'a> Course<'a> {
     }
 
     /// Keeps the request for a retry, as far as its rule and the settings allow.
-    fn spare(&self, limit: usize, request: Request<Body>) -> (Request<Body>, Option<Spare>) {
+    fn spare(&mut self, limit: usize) -> Option<Box<Spare>> {
         let shared = &self.via.shared;
-        let limit = limit.min(shared.settings.limits.retry_body_bytes);
-        let (request, spare) = Spare::keep(request, limit);
+        let spare = Spare::keep(self.request, limit.min(shared.settings.limits.retry_body_bytes));
         if spare.is_none() {
             shared.reports.limits.reached(Limit::RetryBody, self.via.client.hop);
         }
-        (request, spare)
+        spare
     }
 
     /// There is an answer: pass it on, or try once more where the rule wants that.
@@ -373,12 +396,13 @@ impl<'a> Course<'a> {
         backend: &RuleBackend,
         (picked, sent): (Picked<Upstream>, Instant),
         mut response: Response<Body>,
-        spare: Option<Spare>,
+        spare: Option<Box<Spare>>,
     ) -> Result<Next, Failure> {
         if let Some(again) = self.worth_repeating(&response, spare) {
             let mut passage = self.passage(backend, picked, sent, &response);
             passage.settle_attempt();
-            return Ok(Next::Again(again));
+            *self.request = again;
+            return Ok(Next::Again);
         }
         let meshed = picked.endpoint().meshed;
         let passage = self.passage(backend, picked, sent, &response);
@@ -390,11 +414,11 @@ impl<'a> Course<'a> {
         for filter in self.rule.filters.iter().chain(&backend.filters) {
             filter::on_response(filter, response.headers_mut());
         }
-        if tunnel::switched(self.switch, response.status()) {
+        if tunnel::switched(self.wish.switch, response.status()) {
             let upgraded = tunnel::side(&mut response);
-            tunnel::start(self.via, self.client_upgrade.take(), upgraded, passage);
+            tunnel::start(self.via, self.wish.upgrade.take(), upgraded, passage);
             return Ok(Next::Answer(
-                prepare::outgoing(response, self.form, self.switch).map(|_| Body::empty()),
+                prepare::outgoing(response, self.form, self.wish.switch).map(|_| Body::empty()),
             ));
         }
         let response = prepare::outgoing(response, self.form, Switch::None);
@@ -403,7 +427,7 @@ impl<'a> Course<'a> {
     }
 
     /// A copy of the request, if the answer is one that the rule retries and the budget pays.
-    fn worth_repeating(&self, response: &Response<Body>, spare: Option<Spare>) -> Option<Request<Body>> {
+    fn worth_repeating(&self, response: &Response<Body>, spare: Option<Box<Spare>>) -> Option<Request<Body>> {
         let retry = self.rule.retry.as_ref()?;
         if !retry.wants(&self.rule.classes, response.status(), response.headers()) {
             return None;
@@ -426,7 +450,7 @@ impl<'a> Course<'a> {
         backend: &RuleBackend,
         (picked, sent): (Picked<Upstream>, Instant),
         error: SendError,
-        spare: Option<Spare>,
+        spare: Option<Box<Spare>>,
     ) -> Result<Next, Failure> {
         let mut reason =
             self.reason(error.code(), if error.unprocessed { Phase::Connect } else { Phase::Request });
@@ -441,46 +465,44 @@ impl<'a> Course<'a> {
         if !error.unprocessed {
             return Err(failure);
         }
-        let request = match (error.request, spare) {
-            (Some(request), _) => Some(*request),
-            (None, Some(spare)) => spare.again_from_start(self.deadline).await,
-            (None, None) => None,
+        let back = match (error.request, spare) {
+            (Whereabouts::Back, _) => true,
+            (Whereabouts::Gone, Some(spare)) => match spare.again_from_start(self.deadline).await {
+                Some(request) => {
+                    *self.request = request;
+                    true
+                }
+                None => false,
+            },
+            (Whereabouts::Gone, None) => false,
         };
+        if !back {
+            return Err(failure);
+        }
         if self.via.client.hop == Hop::Inbound {
-            return self.await_application(request, failure).await;
+            return self.await_application(failure).await;
         }
         self.refused_by.push(addr);
-        self.elsewhere(request, failure)
+        self.elsewhere(failure)
     }
 
     /// Tries the application again for as long as the inbound queue has patience.
-    async fn await_application(
-        &mut self,
-        request: Option<Request<Body>>,
-        failure: Failure,
-    ) -> Result<Next, Failure> {
+    async fn await_application(&mut self, failure: Failure) -> Result<Next, Failure> {
         let settings = &self.via.shared.settings.inbound;
         let in_time = self.deadline.is_none_or(|deadline| Instant::now() < deadline);
-        let patient = in_time && self.started.elapsed() < settings.queue.failfast;
-        match request {
-            Some(request) if patient => {
-                tokio::time::sleep(settings.connect_backoff.min).await;
-                Ok(Next::Again(request))
-            }
-            _ => Err(failure),
+        if !in_time || self.started.elapsed() >= settings.queue.failfast {
+            return Err(failure);
         }
+        tokio::time::sleep(settings.connect_backoff.min).await;
+        Ok(Next::Again)
     }
 
     /// The request once more, to whichever endpoint is drawn next, within the budget; else the failure.
-    fn elsewhere(&mut self, request: Option<Request<Body>>, failure: Failure) -> Result<Next, Failure> {
-        match request {
-            Some(request)
-                if self.attempts < MAX_ATTEMPTS && self.via.shared.unprocessed.withdraw(Instant::now()) =>
-            {
-                Ok(Next::Again(request))
-            }
-            _ => Err(failure),
+    fn elsewhere(&mut self, failure: Failure) -> Result<Next, Failure> {
+        if self.attempts < MAX_ATTEMPTS && self.via.shared.unprocessed.withdraw(Instant::now()) {
+            return Ok(Next::Again);
         }
+        Err(failure)
     }
 
     /// Settles load, breaker and metrics of an attempt that brought no answer.
@@ -508,6 +530,8 @@ impl<'a> Course<'a> {
         sent: Instant,
         response: &Response<Body>,
     ) -> Passage {
+        let grpc = GrpcOutcome::of(response.headers());
+        let may_fail = grpc != GrpcOutcome::None || !response.status().is_success();
         Passage {
             pending: picked.into_pending(),
             rule: self.rule.clone(),
@@ -516,8 +540,8 @@ impl<'a> Course<'a> {
             started: self.started,
             sent,
             status: response.status(),
-            grpc: GrpcOutcome::of(response.headers()),
-            retry_after: prepare::retry_after(response),
+            grpc,
+            retry_after: may_fail.then(|| prepare::retry_after(response)).flatten(),
             answered: false,
             ended: false,
             _admitted: self.admitted.take(),
@@ -575,6 +599,6 @@ mod tests {
             std::mem::size_of::<F>()
         }
         // It is copied once, into its task or box, and there may be many: what is rare and large is boxed.
-        assert!(size(forward) <= 4096, "{}", size(forward));
+        assert!(size(begin) <= 4096, "{}", size(begin));
     }
 }

@@ -4,8 +4,8 @@
 //! (RFC 9110 §7.6.1), and the mesh's own headers are believed only from the mesh. What the
 //! HTTP versions write differently is `connect`'s business.
 
-use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, UPGRADE};
-use http::{HeaderMap, Method, Uri, Version};
+use http::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
+use http::{HeaderMap, Method, Version};
 use weft_connect::http as connect;
 use weft_model::identity::Id;
 
@@ -24,15 +24,23 @@ pub(crate) const DST_CANONICAL: HeaderName = HeaderName::from_static("l5d-dst-ca
 /// Why the mesh answered.
 pub(crate) const REASON: HeaderName = HeaderName::from_static("weft-reason");
 
+/// Whether a message had headers of the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Meshes {
+    Some,
+    None,
+}
+
 /// Removes what only the mesh may say from something an application or an unmeshed peer sent.
-pub(crate) fn remove_claims(headers: &mut HeaderMap) {
+pub(crate) fn remove_claims(headers: &mut HeaderMap) -> Meshes {
     // One look at each name costs less than looking each of these up; most messages have none.
     if !headers.keys().any(|name| name.as_str().starts_with("l5d-") || name == REASON) {
-        return;
+        return Meshes::None;
     }
     for name in [&CLIENT_ID, &PROXY_ERROR, &PROXY_CONNECTION, &REASON] {
         headers.remove(name);
     }
+    Meshes::Some
 }
 
 /// Says who the client is, replacing whatever it claimed.
@@ -71,21 +79,6 @@ pub(crate) fn end_request_hop(method: &Method, version: Version, headers: &mut H
         }
         None if method == Method::CONNECT => Switch::Connect,
         None => Switch::None,
-    }
-}
-
-/// The host that a request is for: its target's, else its `Host`.
-pub(crate) fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
-    let authority = authority(uri, headers)?;
-    let end = authority.rfind(':').filter(|_| !authority.ends_with(']')).unwrap_or(authority.len());
-    Some(&authority[..end])
-}
-
-/// The authority that a request is for: its target's, else its `Host`.
-pub(crate) fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
-    match uri.authority() {
-        Some(authority) => Some(authority.as_str()),
-        None => headers.get(HOST)?.to_str().ok().filter(|h| !h.is_empty()),
     }
 }
 
@@ -132,20 +125,6 @@ mod tests {
             Switch::None,
             &[],
         );
-    }
-
-    #[test]
-    fn the_host_is_the_targets_or_the_headers_without_port() {
-        for (uri, header, expected) in [
-            ("http://a:80/x", "b", Some("a")),
-            ("/x", "b:81", Some("b")),
-            ("/x", "[::1]:81", Some("[::1]")),
-            ("/x", "[::1]", Some("[::1]")),
-            ("/x", "", None),
-        ] {
-            let headers = map(&[("host", header)]);
-            assert_eq!(host(&uri.parse().unwrap(), &headers), expected);
-        }
     }
 
     #[test]

@@ -53,10 +53,9 @@ pub(crate) enum GrpcOutcome {
 impl GrpcOutcome {
     /// Looks at a response's head.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        match (classify::is_grpc(headers), classify::grpc_status(headers)) {
-            (false, _) => GrpcOutcome::None,
-            (true, Some(code)) => GrpcOutcome::Known(code),
-            (true, None) => GrpcOutcome::Awaited,
+        match classify::is_grpc(headers) {
+            false => GrpcOutcome::None,
+            true => classify::grpc_status(headers).map_or(GrpcOutcome::Awaited, GrpcOutcome::Known),
         }
     }
 }

@@ -3,13 +3,13 @@
 //!
 //! `forward` calls `incoming` before anything else and `outgoing` last. Never looks at a body.
 
-use crate::headers::{self, Switch};
+use crate::headers::{self, Meshes, Switch};
 use crate::reply::{Carried, Form, Refusal};
 use crate::target::Aim;
 use crate::tunnel;
 use crate::via::Via;
 use http::header::{CONTENT_LENGTH, HOST, RETRY_AFTER, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use std::time::Duration;
 use weft_connect::http::{self as connect, AbsoluteForm};
 use weft_decide::matching::RequestView;
@@ -18,39 +18,40 @@ use weft_model::identity::Id;
 use weft_model::reason::{Code, Hop, Phase};
 use weft_net::body::Body;
 
-/// A request ready for its rule.
-pub(crate) struct Prepared {
-    pub(crate) request: Request<Body>,
-    /// What it asks to become.
+/// What a request asks of the proxies themselves.
+pub(crate) struct Wish {
+    /// What it wants to become.
     pub(crate) switch: Switch,
     /// The client's side of that, once it is granted.
     pub(crate) upgrade: Option<tunnel::Side>,
+    /// Whom the endpoint must be (`l5d-require-id`).
+    pub(crate) require_id: Option<HeaderValue>,
 }
 
-impl Prepared {
-    /// What matching looks at.
-    pub(crate) fn view(&self) -> RequestView<'_> {
-        let (uri, headers) = (self.request.uri(), self.request.headers());
-        RequestView { method: self.request.method(), uri, headers, host: headers::host(uri, headers) }
-    }
+/// What matching looks at.
+pub(crate) fn view(request: &Request<Body>) -> RequestView<'_> {
+    RequestView { method: request.method(), uri: request.uri(), headers: request.headers() }
 }
 
 /// Takes a request in. Refuses targets that are malformed for their method (§3.7).
-pub(crate) fn incoming(via: &Via, mut request: Request<Body>) -> Result<Prepared, Refusal> {
-    shape_target(via, &mut request);
+pub(crate) fn incoming(via: &Via, request: &mut Request<Body>) -> Result<Wish, Refusal> {
+    shape_target(via, request);
     if via.client.hop == Hop::Inbound {
-        connect::unwrap_carried(&mut request);
+        connect::unwrap_carried(request);
     }
-    check_target(&request)
+    check_target(request)
         .map_err(|problem| via.client.reason(Code::BadRequest, Phase::Head).detail(problem))?;
     let (method, version) = (request.method().clone(), request.version());
     let switch = headers::end_request_hop(&method, version, request.headers_mut());
-    let upgrade = (switch != Switch::None).then(|| tunnel::side(&mut request));
-    headers::remove_claims(request.headers_mut());
+    let upgrade = (switch != Switch::None).then(|| tunnel::side(request));
+    let require_id = match headers::remove_claims(request.headers_mut()) {
+        Meshes::Some => request.headers_mut().remove(headers::REQUIRE_ID),
+        Meshes::None => None,
+    };
     if via.client.hop == Hop::Inbound {
         headers::set_client_id(request.headers_mut(), via.client.peer.id());
     }
-    Ok(Prepared { request, switch, upgrade })
+    Ok(Wish { switch, upgrade, require_id })
 }
 
 /// An absolute target stays absolute on its way, except that a client of the forward proxy writes one only
@@ -112,10 +113,11 @@ pub(crate) fn says_close(headers: &mut HeaderMap) -> bool {
     headers.remove(headers::PROXY_CONNECTION).is_some_and(|value| value == "close")
 }
 
-/// How long the answer asks to be left alone: `grpc-retry-pushback-ms`, or `Retry-After` in seconds.
+/// How long an answer that may be a failure asks to be left alone: `grpc-retry-pushback-ms`, or `Retry-After` in
+/// seconds.
 pub(crate) fn retry_after(response: &Response<Body>) -> Option<Duration> {
     let headers = response.headers();
-    if let Some(millis) = headers.get("grpc-retry-pushback-ms") {
+    if let Some(millis) = headers.get(RETRY_PUSHBACK) {
         return millis.to_str().ok()?.parse().ok().map(Duration::from_millis);
     }
     let hinted = matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
@@ -123,13 +125,15 @@ pub(crate) fn retry_after(response: &Response<Body>) -> Option<Duration> {
     value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
 
+const RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
 /// Checks `l5d-require-id` against the endpoint that was chosen.
 pub(crate) fn required_identity(
     via: &Via,
-    request: &Request<Body>,
+    wanted: Option<&HeaderValue>,
     info: &EndpointInfo,
 ) -> Result<(), Refusal> {
-    let Some(wanted) = request.headers().get(headers::REQUIRE_ID) else { return Ok(()) };
+    let Some(wanted) = wanted else { return Ok(()) };
     let wanted = wanted.to_str().ok().and_then(|text| text.parse::<Id>().ok());
     let got = info.tls.as_ref().map(|target| &target.id);
     if wanted.is_some() && wanted.as_ref() == got {

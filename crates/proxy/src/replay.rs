@@ -64,29 +64,29 @@ enum State {
 impl Spare {
     /// Copies the head. A body is recorded up to `limit` bytes as it is sent; with a limit of 0 only
     /// requests without a body can be kept. `None`: the request cannot be repeated.
-    pub(crate) fn keep(request: Request<Body>, limit: usize) -> (Request<Body>, Option<Self>) {
+    pub(crate) fn keep(request: &mut Request<Body>, limit: usize) -> Option<Box<Self>> {
         let empty = request.body().is_end_stream();
         let too_long = request.body().size_hint().lower() > limit as u64;
         if !empty && (limit == 0 || too_long) {
-            return (request, None);
+            return None;
         }
-        let (parts, body) = request.into_parts();
-        let (body, spare) = if empty {
-            (body, SpareBody::Empty)
+        let body = if empty {
+            SpareBody::Empty
         } else {
             let tape = Mutex::new(Tape { limit, ..Tape::default() });
             let recording = Arc::new(Recording { tape, over: Notify::new() });
-            (Body::boxed(Recorder { body, recording: recording.clone() }), SpareBody::Recorded(recording))
+            let body = std::mem::replace(request.body_mut(), Body::empty());
+            *request.body_mut() = Body::boxed(Recorder { body, recording: recording.clone() });
+            SpareBody::Recorded(recording)
         };
-        let spare = Self {
-            method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            version: parts.version,
-            headers: parts.headers.clone(),
-            absolute: parts.extensions.get().copied(),
-            body: spare,
-        };
-        (Request::from_parts(parts, body), Some(spare))
+        Some(Box::new(Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            headers: request.headers().clone(),
+            absolute: request.extensions().get().copied(),
+            body,
+        }))
     }
 
     /// The request once more; `None` while its body is not completely recorded.
@@ -276,7 +276,8 @@ mod tests {
     }
 
     async fn check(body: &'static str, limit: usize, expected: Option<&str>) {
-        let (sent, spare) = Spare::keep(request(body), limit);
+        let mut sent = request(body);
+        let spare = Spare::keep(&mut sent, limit);
         if let Some(spare) = &spare {
             assert_eq!(spare.again().is_some(), body.is_empty(), "an unsent body is not complete");
         }
@@ -313,14 +314,14 @@ mod tests {
         for part in ["one", "two"] {
             sender.send(Bytes::from(part)).await.unwrap();
         }
-        let request = Request::post("/").body(Body::boxed(Parts(body))).unwrap();
-        let (sent, spare) = Spare::keep(request, 100);
+        let mut sent = Request::post("/").body(Body::boxed(Parts(body))).unwrap();
+        let spare = Spare::keep(&mut sent, 100);
         let mut body = sent.into_body();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
         drop(body);
-        let again = spare.unwrap().again_from_start(None).await.unwrap();
+        let mut sent = spare.unwrap().again_from_start(None).await.unwrap();
         // And once more, in the middle of what is repeated.
-        let (sent, spare) = Spare::keep(again, 100);
+        let spare = Spare::keep(&mut sent, 100);
         drop(sent);
         let again = spare.unwrap().again_from_start(None).await.unwrap();
         let end = async {
@@ -334,7 +335,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_that_is_not_given_back_is_not_waited_for_long() {
         let (_sender, body) = tokio::sync::mpsc::channel(4);
-        let (sent, spare) = Spare::keep(Request::post("/").body(Body::boxed(Parts(body))).unwrap(), 100);
+        let mut sent = Request::post("/").body(Body::boxed(Parts(body))).unwrap();
+        let spare = Spare::keep(&mut sent, 100);
         assert!(spare.unwrap().again_from_start(None).await.is_none());
         drop(sent);
     }

@@ -71,6 +71,14 @@ pub(crate) enum Carried {
     No,
 }
 
+impl Carried {
+    /// Looks at a request's head.
+    pub(crate) fn of(version: Version, headers: &HeaderMap) -> Self {
+        let marked = version == Version::HTTP_2 && headers.contains_key(headers::ORIG_PROTO);
+        if marked { Carried::Yes } else { Carried::No }
+    }
+}
+
 /// Whether a request is gRPC: HTTP/2 with its content type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Grpc {

@@ -426,7 +426,7 @@ fn http1_answer(
         Aim::Each(_) if request.method() == Method::CONNECT => {
             Box::pin(std::future::ready(Ok(connect(via, request))))
         }
-        _ => Box::pin(forward(via.clone(), request)),
+        _ => forward(via.clone(), request),
     }
 }
 

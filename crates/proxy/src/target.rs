@@ -2,7 +2,6 @@
 //! request names.
 
 use crate::client::Client;
-use crate::headers;
 use crate::reply::Refusal;
 use http::Request;
 use std::borrow::Cow;
@@ -102,7 +101,7 @@ impl Aim {
             Aim::Each(each) => each,
         };
         let bad = |detail: String| client.reason(Code::BadRequest, Phase::Head).detail(detail);
-        let authority = headers::authority(request.uri(), request.headers());
+        let authority = weft_decide::matching::authority(request.uri(), request.headers());
         let authority = authority.ok_or_else(|| bad("the request names no host".into()))?;
         let addr = Addr::from_authority(authority, HTTP_PORT).map_err(|e| bad(e.to_string()))?;
         each.destination(client, addr).map(Cow::Owned)

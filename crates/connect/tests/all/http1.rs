@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::Notify;
-use weft_connect::SendFailure;
 use weft_connect::http::AbsoluteForm;
+use weft_connect::{SendFailure, Whereabouts};
 use weft_model::destination::ProtocolHint;
 use weft_model::reason::Code;
 use weft_net::body::Body;
@@ -19,7 +19,7 @@ async fn one_connection_serves_one_request_after_another() {
     let net = Net::new(serve_http1);
     let world = World::ready(context(&net), info(ProtocolHint::Unknown)).await;
     for _ in 0..10 {
-        let response = world.endpoint.send(get(Version::HTTP_11)).await.unwrap();
+        let response = world.endpoint.send(&mut get(Version::HTTP_11)).await.unwrap();
         assert_eq!(text(response).await, "#0 HTTP/1.1 /path");
     }
     assert_eq!(net.connects(), 1);
@@ -43,7 +43,7 @@ async fn requests_at_once_get_connections_of_their_own_and_idle_ones_are_closed(
     let requests: Vec<_> = (0..3)
         .map(|_| {
             let endpoint = world.endpoint.clone();
-            tokio::spawn(async move { text(endpoint.send(get(Version::HTTP_11)).await.unwrap()).await })
+            tokio::spawn(async move { text(endpoint.send(&mut get(Version::HTTP_11)).await.unwrap()).await })
         })
         .collect();
     settle().await;
@@ -74,12 +74,13 @@ async fn close_at_the_second(number: usize, mut io: DuplexStream) {
 async fn an_idempotent_request_that_raced_with_the_close_comes_back() {
     let net = Net::new(close_at_the_second);
     let world = World::ready(context(&net), info(ProtocolHint::Unknown)).await;
-    text(world.endpoint.send(get(Version::HTTP_11)).await.unwrap()).await;
-    let error = world.endpoint.send(get(Version::HTTP_11)).await.unwrap_err();
+    text(world.endpoint.send(&mut get(Version::HTTP_11)).await.unwrap()).await;
+    let mut request = get(Version::HTTP_11);
+    let error = world.endpoint.send(&mut request).await.unwrap_err();
     assert_eq!((error.code(), error.unprocessed), (Code::ConnectionLost, true));
-    let request = error.request.unwrap();
+    assert_eq!(error.request, Whereabouts::Back);
     assert_eq!((request.uri().path(), &request.headers()["host"]), ("/path", &"web".parse().unwrap()));
-    assert_eq!(text(world.endpoint.send(*request).await.unwrap()).await, "one");
+    assert_eq!(text(world.endpoint.send(&mut request).await.unwrap()).await, "one");
 }
 
 #[tokio::test(start_paused = true)]
@@ -89,13 +90,13 @@ async fn other_requests_on_a_lost_connection_may_have_been_processed() {
         *request.method_mut() = Method::POST;
         request
     };
-    for again in [post(""), post("data")] {
+    for mut again in [post(""), post("data")] {
         let net = Net::new(close_at_the_second);
         let world = World::ready(context(&net), info(ProtocolHint::Unknown)).await;
-        text(world.endpoint.send(get(Version::HTTP_11)).await.unwrap()).await;
-        let error = world.endpoint.send(again).await.unwrap_err();
+        text(world.endpoint.send(&mut get(Version::HTTP_11)).await.unwrap()).await;
+        let error = world.endpoint.send(&mut again).await.unwrap_err();
         assert_eq!((error.code(), error.unprocessed), (Code::ConnectionLost, false));
-        assert!(error.request.is_none());
+        assert_eq!(error.request, Whereabouts::Gone);
     }
 }
 
@@ -109,7 +110,7 @@ async fn a_connection_that_closed_while_idle_is_replaced_unnoticed() {
     for expected in ["0", "1", "2"] {
         let mut post = request(Version::HTTP_11, Body::full("data"));
         *post.method_mut() = Method::POST;
-        assert_eq!(text(world.endpoint.send(post).await.unwrap()).await, expected);
+        assert_eq!(text(world.endpoint.send(&mut post).await.unwrap()).await, expected);
         settle().await;
     }
 }
@@ -148,11 +149,11 @@ async fn absolute_targets_have_a_pool_and_old_requests_connections_of_their_own(
         request
     };
     let old = || get(Version::HTTP_10);
-    for request in
+    for mut request in
         [get(Version::HTTP_11), absolute(), absolute(), hostless(), old(), old(), get(Version::HTTP_11)]
     {
         let version = request.version();
-        let response = world.endpoint.send(request).await.unwrap();
+        let response = world.endpoint.send(&mut request).await.unwrap();
         assert_eq!(response.version(), Version::HTTP_11, "{version:?} is answered as the server does");
         assert_eq!(text(response).await, "ok");
     }
@@ -183,7 +184,7 @@ async fn a_response_given_up_closes_its_connection() {
         }
     });
     let world = World::ready(context(&net), info(ProtocolHint::Unknown)).await;
-    let mut response = world.endpoint.send(get(Version::HTTP_11)).await.unwrap();
+    let mut response = world.endpoint.send(&mut get(Version::HTTP_11)).await.unwrap();
     assert_eq!(
         response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap(),
         Bytes::from("begin")
@@ -215,7 +216,7 @@ async fn an_upgrade_becomes_a_tunnel_on_its_own_connection() {
     for (name, value) in [("connection", "upgrade"), ("upgrade", "echo")] {
         request.headers_mut().insert(name, value.parse().unwrap());
     }
-    let response = world.endpoint.send(request).await.unwrap();
+    let response = world.endpoint.send(&mut request).await.unwrap();
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
     assert_eq!(response.headers()["upgrade"], "echo");
     let upgraded = hyper::upgrade::on(response).await.unwrap();
@@ -233,7 +234,7 @@ async fn nonsense_for_an_answer_is_a_protocol_error() {
         io.write_all(b"SSH-2.0-nonsense\r\n\r\n").await.unwrap();
     });
     let world = World::ready(context(&net), info(ProtocolHint::Unknown)).await;
-    let error = world.endpoint.send(get(Version::HTTP_11)).await.unwrap_err();
+    let error = world.endpoint.send(&mut get(Version::HTTP_11)).await.unwrap_err();
     assert_eq!((error.code(), error.unprocessed), (Code::ProtocolError, false));
     assert!(matches!(error.failure, SendFailure::Protocol(_)));
 }
@@ -245,7 +246,8 @@ async fn a_request_given_up_while_connecting_leaves_its_connection_to_others() {
     context.ready_when = weft_connect::ReadyWhen::Always;
     let world = World::ready(context, info(ProtocolHint::Unknown)).await;
     {
-        let mut send = Box::pin(world.endpoint.send(get(Version::HTTP_11)));
+        let mut request = get(Version::HTTP_11);
+        let mut send = Box::pin(world.endpoint.send(&mut request));
         assert!(futures_now(&mut send).await.is_none());
     }
     settle().await;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 use tokio::io::DuplexStream;
 use tokio::sync::Notify;
-use weft_connect::SendFailure;
+use weft_connect::{SendFailure, Whereabouts};
 use weft_model::destination::ProtocolHint;
 use weft_model::reason::Code;
 use weft_net::body::Body;
@@ -20,12 +20,12 @@ async fn http1_is_carried_over_the_one_connection_and_comes_back_as_it_was() {
     let net = Net::new(serve_http2);
     let world = World::ready(context(&net), info(ProtocolHint::Http2)).await;
     for (version, carried) in [(Version::HTTP_11, "HTTP/1.1"), (Version::HTTP_10, "HTTP/1.0")] {
-        let response = world.endpoint.send(get(version)).await.unwrap();
+        let response = world.endpoint.send(&mut get(version)).await.unwrap();
         assert_eq!(response.version(), Version::HTTP_11, "as the response says");
         assert!(!response.headers().contains_key("l5d-orig-proto"));
         assert_eq!(text(response).await, format!("#0 HTTP/2.0 http://web/path [{carried}]"));
     }
-    let response = world.endpoint.send(get(Version::HTTP_2)).await.unwrap();
+    let response = world.endpoint.send(&mut get(Version::HTTP_2)).await.unwrap();
     assert_eq!(response.version(), Version::HTTP_2);
     assert_eq!(text(response).await, "#0 HTTP/2.0 http://web/path");
     assert_eq!(net.connects(), 1);
@@ -43,7 +43,7 @@ async fn an_http2_client_of_an_unmeshed_endpoint_gets_an_http2_connection() {
     let requests: Vec<_> = (0..5)
         .map(|_| {
             let endpoint = world.endpoint.clone();
-            tokio::spawn(async move { text(endpoint.send(get(Version::HTTP_2)).await.unwrap()).await })
+            tokio::spawn(async move { text(endpoint.send(&mut get(Version::HTTP_2)).await.unwrap()).await })
         })
         .collect();
     for request in requests {
@@ -83,12 +83,13 @@ async fn a_connection_told_to_go_away_finishes_its_streams_and_new_ones_go_elsew
     });
     let world = World::ready(context(&net), info(ProtocolHint::Http2)).await;
     let endpoint = world.endpoint.clone();
-    let first = tokio::spawn(async move { text(endpoint.send(get(Version::HTTP_11)).await.unwrap()).await });
+    let first =
+        tokio::spawn(async move { text(endpoint.send(&mut get(Version::HTTP_11)).await.unwrap()).await });
     go.notified().await;
     settle().await;
     for _ in 0..3 {
-        let post = request(Version::HTTP_2, Body::full("data"));
-        assert_eq!(text(world.endpoint.send(post).await.unwrap()).await, "#1");
+        let mut post = request(Version::HTTP_2, Body::full("data"));
+        assert_eq!(text(world.endpoint.send(&mut post).await.unwrap()).await, "#1");
     }
     release.notify_one();
     assert_eq!(first.await.unwrap(), "first");
@@ -109,16 +110,16 @@ fn resetting(reason: Reason) -> Arc<Net> {
 async fn a_refused_stream_is_unprocessed_and_comes_back_if_it_had_no_body() {
     let net = resetting(Reason::REFUSED_STREAM);
     let world = World::ready(context(&net), info(ProtocolHint::Http2)).await;
-    let error = world.endpoint.send(get(Version::HTTP_11)).await.unwrap_err();
+    let mut request = get(Version::HTTP_11);
+    let error = world.endpoint.send(&mut request).await.unwrap_err();
     assert_eq!((error.code(), error.unprocessed), (Code::StreamReset, true));
-    assert_eq!(error.reset(), Some(Reason::REFUSED_STREAM));
-    let request = error.request.unwrap();
+    assert_eq!((error.reset(), error.request), (Some(Reason::REFUSED_STREAM), Whereabouts::Back));
     assert_eq!((request.version(), request.uri().to_string()), (Version::HTTP_11, "/path".into()));
     assert!(!request.headers().contains_key("l5d-orig-proto"));
 
-    let post = crate::world::request(Version::HTTP_2, Body::full("data"));
-    let error = world.endpoint.send(post).await.unwrap_err();
-    assert!(error.unprocessed && error.request.is_none());
+    let mut post = crate::world::request(Version::HTTP_2, Body::full("data"));
+    let error = world.endpoint.send(&mut post).await.unwrap_err();
+    assert!(error.unprocessed && error.request == Whereabouts::Gone);
     assert_eq!(net.connects(), 1);
 }
 
@@ -126,7 +127,7 @@ async fn a_refused_stream_is_unprocessed_and_comes_back_if_it_had_no_body() {
 async fn a_reset_stream_may_have_been_processed_and_keeps_its_reason() {
     let net = resetting(Reason::ENHANCE_YOUR_CALM);
     let world = World::ready(context(&net), info(ProtocolHint::Http2)).await;
-    let error = world.endpoint.send(get(Version::HTTP_2)).await.unwrap_err();
+    let error = world.endpoint.send(&mut get(Version::HTTP_2)).await.unwrap_err();
     assert!(matches!(error.failure, SendFailure::Reset(Reason::ENHANCE_YOUR_CALM)));
     assert_eq!((error.code(), error.unprocessed), (Code::StreamReset, false));
 }
@@ -140,8 +141,8 @@ async fn streams_above_the_last_one_of_a_goaway_are_unprocessed() {
         let _ = std::future::poll_fn(|cx| connection.poll_closed(cx)).await;
     });
     let world = World::ready(context(&net), info(ProtocolHint::Http2)).await;
-    let error = world.endpoint.send(get(Version::HTTP_2)).await.unwrap_err();
-    assert!(error.unprocessed && error.request.is_some(), "{error:?}");
+    let error = world.endpoint.send(&mut get(Version::HTTP_2)).await.unwrap_err();
+    assert!(error.unprocessed && error.request == Whereabouts::Back, "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,15 +161,18 @@ async fn a_connection_that_breaks_loses_its_streams_and_is_made_again() {
     let mut post = get(Version::HTTP_2);
     *post.method_mut() = http::Method::POST;
     let endpoint = world.endpoint.clone();
-    let idempotent = tokio::spawn(async move { endpoint.send(get(Version::HTTP_2)).await.unwrap_err() });
-    let error = world.endpoint.send(post).await.unwrap_err();
+    let idempotent = tokio::spawn(async move {
+        let mut request = get(Version::HTTP_2);
+        (endpoint.send(&mut request).await.unwrap_err(), request)
+    });
+    let error = world.endpoint.send(&mut post).await.unwrap_err();
     assert_eq!((error.code(), error.unprocessed), (Code::ConnectionLost, false));
-    let error = idempotent.await.unwrap();
+    let (error, request) = idempotent.await.unwrap();
     assert_eq!((error.code(), error.unprocessed), (Code::ConnectionLost, true));
-    assert_eq!(error.request.unwrap().uri().path(), "/path");
+    assert_eq!((error.request, request.uri().path()), (Whereabouts::Back, "/path"));
     let picked = world.backend.ready(None).await.unwrap();
     assert_eq!(net.connects(), 2, "made again by itself, at once");
-    assert_eq!(text(picked.endpoint().send(get(Version::HTTP_2)).await.unwrap()).await, "#1");
+    assert_eq!(text(picked.endpoint().send(&mut get(Version::HTTP_2)).await.unwrap()).await, "#1");
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,10 +199,10 @@ async fn dropping_a_request_resets_its_stream_alone() {
     });
     let world = World::ready(context(&net), info(ProtocolHint::Http2)).await;
     let gave_up =
-        tokio::time::timeout(Duration::from_secs(1), world.endpoint.send(get(Version::HTTP_2))).await;
+        tokio::time::timeout(Duration::from_secs(1), world.endpoint.send(&mut get(Version::HTTP_2))).await;
     assert!(gave_up.is_err());
     let mut other = get(Version::HTTP_2);
     *other.uri_mut() = "http://web/other".parse().unwrap();
-    assert_eq!(text(world.endpoint.send(other).await.unwrap()).await, "other");
+    assert_eq!(text(world.endpoint.send(&mut other).await.unwrap()).await, "other");
     assert_eq!((resets.load(SeqCst), net.connects()), (1, 1));
 }

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, DuplexStream};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use weft_balance::EndpointState;
-use weft_connect::{ConnectError, Loopback, ReadyWhen, SendFailure};
+use weft_connect::{ConnectError, Loopback, ReadyWhen, SendFailure, Whereabouts};
 use weft_model::destination::ProtocolHint;
 use weft_model::reason::Code;
 
@@ -62,13 +62,13 @@ async fn the_first_refused_connection_takes_an_endpoint_out() {
         answer(&mut io, "last").await;
     });
     let world = World::ready(context(&net), info(ProtocolHint::Unknown)).await;
-    text(world.endpoint.send(get(Version::HTTP_11)).await.unwrap()).await;
+    text(world.endpoint.send(&mut get(Version::HTTP_11)).await.unwrap()).await;
     net.refuse(Refuses::Yes);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(world.state(), EndpointState::Ready, "nobody has tried");
-    let error = world.endpoint.send(get(Version::HTTP_11)).await.unwrap_err();
+    let error = world.endpoint.send(&mut get(Version::HTTP_11)).await.unwrap_err();
     assert!(matches!(error.failure, SendFailure::Connect(ConnectError::Refused(_))));
-    assert!(error.unprocessed && error.request.is_some());
+    assert!(error.unprocessed && error.request == Whereabouts::Back);
     assert_eq!(failed_with(world.state()), Some(Code::ConnectRefused));
     assert!(world.backend.pick(Instant::now().into_std(), 0).is_err());
     net.refuse(Refuses::No);
@@ -111,10 +111,11 @@ async fn the_application_beside_us_is_always_ready_and_failures_are_the_requests
     let mut context = context(&net);
     context.ready_when = ReadyWhen::Always;
     let world = World::ready(context, info(ProtocolHint::Unknown)).await;
-    let error = world.endpoint.send(get(Version::HTTP_11)).await.unwrap_err();
+    let mut request = get(Version::HTTP_11);
+    let error = world.endpoint.send(&mut request).await.unwrap_err();
     assert_eq!((error.code(), world.state()), (Code::ConnectRefused, EndpointState::Ready));
     net.refuse(Refuses::No);
-    let response = world.endpoint.send(*error.request.unwrap()).await.unwrap();
+    let response = world.endpoint.send(&mut request).await.unwrap();
     assert_eq!(text(response).await, "#0 HTTP/1.1 /path");
 }
 
@@ -171,7 +172,7 @@ async fn the_last_handle_closes_idle_connections_and_lets_requests_finish() {
         });
         let World { backend, endpoint } = World::ready(context(&net), info(hint)).await;
         let request = tokio::spawn(async move {
-            let response = endpoint.send(get(Version::HTTP_11)).await.unwrap();
+            let response = endpoint.send(&mut get(Version::HTTP_11)).await.unwrap();
             drop(endpoint);
             text(response).await
         });
@@ -203,7 +204,7 @@ async fn an_endpoint_removed_while_connecting_keeps_no_connection() {
         let World { backend, endpoint } = World::ready(context, info(hint)).await;
         let request = tokio::spawn({
             let endpoint = endpoint.clone();
-            async move { endpoint.send(get(Version::HTTP_11)).await.is_ok() }
+            async move { endpoint.send(&mut get(Version::HTTP_11)).await.is_ok() }
         });
         while net.connects() == 0 {
             tokio::task::yield_now().await;

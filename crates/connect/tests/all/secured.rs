@@ -90,7 +90,7 @@ async fn a_meshed_endpoint_is_told_port_and_protocol_inside_mutual_tls() {
     let mut context = context(&net);
     context.identity = Some(store(&authority, "caller.test"));
     let world = World::ready(context.clone(), meshed("web.test")).await;
-    let response = world.endpoint.send(get(Version::HTTP_11)).await.unwrap();
+    let response = world.endpoint.send(&mut get(Version::HTTP_11)).await.unwrap();
     assert_eq!(text(response).await, "#0 HTTP/2.0 http://web/path [HTTP/1.1]");
 
     context.ready_when = ReadyWhen::NotFailing;
@@ -115,7 +115,7 @@ async fn without_the_agreed_protocol_no_header_is_said() {
     let mut context = context(&net);
     context.identity = Some(store(&authority, "caller.test"));
     let world = World::ready(context, meshed("web.test")).await;
-    world.endpoint.send(get(Version::HTTP_2)).await.unwrap();
+    world.endpoint.send(&mut get(Version::HTTP_2)).await.unwrap();
     assert_eq!(seen.lock().unwrap()[0].header, None);
 }
 
