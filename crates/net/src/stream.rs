@@ -262,6 +262,8 @@ impl AsyncWrite for Stream {
 
 /// Most bytes that are copied together rather than written by writev(2).
 const GATHERED: usize = 2048;
+/// What most heads with a short body fit in; the room on the stack is cleared first.
+const SMALL: usize = 512;
 
 /// Writes a small message whole with send(2): copying a head and a short body together costs less than the
 /// kernel takes to read a vector of two.
@@ -269,19 +271,26 @@ fn write_gathered(io: &mut TcpStream, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]
     let total: usize = bufs.iter().map(|b| b.len()).sum();
     match bufs {
         [only] => Pin::new(io).poll_write(cx, only),
-        bufs if total <= GATHERED => {
-            let mut together = [0; GATHERED];
-            let mut filled = 0;
-            for buf in bufs {
-                if let Some(room) = together.get_mut(filled..filled + buf.len()) {
-                    room.copy_from_slice(buf);
-                    filled += buf.len();
-                }
-            }
-            Pin::new(io).poll_write(cx, together.get(..filled).unwrap_or_default())
-        }
+        bufs if total <= SMALL => write_copied::<SMALL>(io, cx, bufs),
+        bufs if total <= GATHERED => write_copied::<GATHERED>(io, cx, bufs),
         bufs => Pin::new(io).poll_write_vectored(cx, bufs),
     }
+}
+
+fn write_copied<const ROOM: usize>(
+    io: &mut TcpStream,
+    cx: &mut Context<'_>,
+    bufs: &[IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    let mut together = [0; ROOM];
+    let mut filled = 0;
+    for buf in bufs {
+        if let Some(room) = together.get_mut(filled..filled + buf.len()) {
+            room.copy_from_slice(buf);
+            filled += buf.len();
+        }
+    }
+    Pin::new(io).poll_write(cx, together.get(..filled).unwrap_or_default())
 }
 
 #[cfg(test)]
