@@ -2,7 +2,7 @@
 //!
 //! The sidecar listens on the workload's own address, the program on loopback. The workload's manifest
 //! names the ports that the sidecar listens on, and the service finds them by name. Manifests are written
-//! once the sidecar is ready and removed before it drains.
+//! once the sidecar is ready. At the end they are removed first, the program ends next, and the sidecar last.
 
 use crate::commands::mesh;
 use crate::supervise::{Group, Launch, Leash, Process, Variables, describe, exit_code};
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal as Caught, SignalKind, signal};
 use weft_identity::authority::{Authority, Lifetimes};
 use weft_identity::join::JoinFile;
 use weft_identity::token::{Grant, TokenKey, Uses};
@@ -42,6 +42,9 @@ const ASK: Duration = Duration::from_millis(50);
 const PAGE: Bounds = Bounds { bytes: 64 * 1024, time: Duration::from_secs(2) };
 /// How long a program may take until it listens, before that is remarked.
 const LISTENS: Duration = Duration::from_secs(10);
+/// How long peers are given to hear that a workload is gone: the control plane waits 200 ms for a quiet moment before
+/// it reads the manifests, and tells at once.
+const HEARD: Duration = Duration::from_millis(500);
 
 /// What is to be run, and as what.
 pub(crate) struct Order {
@@ -99,14 +102,18 @@ pub(crate) async fn run(order: Order) -> Result<ExitCode, RunError> {
     announcement.withdraw()?;
     let mut sidecar = start_sidecar(&order, &name, (address, &ports), &join)?;
     ready(address, &ports, &mut sidecar).await?;
+    let mut signals = Signals::catch()?;
     let mut program = start_program(&order, &ports)?;
     announcement.publish()?;
     eprintln!(
         "weft: {} is {}.{}.svc.cluster.local:{} at {address}; HTTP_PROXY leads into the mesh",
         name, order.service, order.namespace, order.port
     );
-    let ended = attend(&order, &mut program, &mut sidecar).await?;
-    announcement.withdraw()?;
+    let ended = attend(order.port, &mut program, &mut sidecar, &mut signals).await?;
+    if let Err(error) = announcement.withdraw() {
+        // The program must end well all the same; the next run of this name clears what stays.
+        eprintln!("weft: warning: peers may still be sent here: {error}");
+    }
     match ended {
         Ended::Program(status) => {
             stop(&mut sidecar, order.grace).await;
@@ -116,20 +123,11 @@ pub(crate) async fn run(order: Order) -> Result<ExitCode, RunError> {
             stop(&mut program, order.grace).await;
             Err(RunError::Sidecar(describe(status)))
         }
-        Ended::Signal(signal) => {
-            // The sidecar lets requests under way end, for which the program is still needed.
+        Ended::Signal(arrived) => {
+            // The program finishes what it has begun, for which it may need the mesh: the sidecar goes last.
+            let status = wind_down(&mut program, arrived, &mut signals, order.grace).await?;
             stop(&mut sidecar, order.grace).await;
-            if let Some(signal) = signal {
-                program.signal(signal);
-            }
-            match tokio::time::timeout(order.grace, program.wait()).await {
-                Ok(status) => Ok(exit_code(status.map_err(at("waiting for the program"))?)),
-                Err(_) => {
-                    eprintln!("weft: the program is still there after {:?} and is killed", order.grace);
-                    program.signal(Signal::KILL);
-                    Ok(exit_code(program.wait().await.map_err(at("waiting for the program"))?))
-                }
-            }
+            Ok(exit_code(status))
         }
     }
 }
@@ -138,8 +136,7 @@ pub(crate) async fn run(order: Order) -> Result<ExitCode, RunError> {
 enum Ended {
     Program(ExitStatus),
     Sidecar(ExitStatus),
-    /// A signal, still to be passed on if it is there.
-    Signal(Option<Signal>),
+    Signal(Arrived),
 }
 
 async fn stop(process: &mut Process, grace: Duration) {
@@ -150,38 +147,118 @@ async fn stop(process: &mut Process, grace: Duration) {
 }
 
 /// Waits for an end, and passes on the signals that mean none.
-async fn attend(order: &Order, program: &mut Process, sidecar: &mut Process) -> Result<Ended, RunError> {
-    let listen = |kind| signal(kind).map_err(at("signals"));
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut hangup = listen(SignalKind::hangup())?;
-    let mut user1 = listen(SignalKind::user_defined1())?;
-    let mut user2 = listen(SignalKind::user_defined2())?;
-    let remark = remark(order.port);
+async fn attend(
+    port: u16,
+    program: &mut Process,
+    sidecar: &mut Process,
+    signals: &mut Signals,
+) -> Result<Ended, RunError> {
+    let remark = remark(port);
     let mut remark = std::pin::pin!(remark);
     let mut is_remarked = false;
     loop {
-        let passed = tokio::select! {
+        tokio::select! {
             status = program.wait() => {
                 return status.map(Ended::Program).map_err(at("waiting for the program"));
             }
             status = sidecar.wait() => {
                 return status.map(Ended::Sidecar).map_err(at("waiting for the sidecar"));
             }
-            () = remark.as_mut(), if !is_remarked => { is_remarked = true; None }
-            _ = terminate.recv() => return Ok(Ended::Signal(Some(Signal::TERM))),
-            _ = interrupt.recv() => {
-                // A terminal has sent it to the program, too; twice would mean "at once" to many.
-                let is_typed = std::io::stdin().is_terminal();
-                return Ok(Ended::Signal((!is_typed).then_some(Signal::INT)));
-            }
-            _ = hangup.recv() => Some(Signal::HUP),
-            _ = user1.recv() => Some(Signal::USR1),
-            _ = user2.recv() => Some(Signal::USR2),
-        };
-        if let Some(passed) = passed {
-            program.signal(passed);
+            () = remark.as_mut(), if !is_remarked => is_remarked = true,
+            arrived = signals.next() => match arrived.signal {
+                Signal::TERM | Signal::INT => return Ok(Ended::Signal(arrived)),
+                _ => arrived.pass_on(program),
+            },
         }
+    }
+}
+
+/// Ends the program while the sidecar still serves it in both directions, and gives its status.
+async fn wind_down(
+    program: &mut Process,
+    arrived: Arrived,
+    signals: &mut Signals,
+    grace: Duration,
+) -> Result<ExitStatus, RunError> {
+    let deadline = tokio::time::Instant::now() + grace;
+    let ended = at("waiting for the program");
+    // Programs that are told to end stop listening at once, so peers must have heard of it before.
+    let is_told = arrived.origin == Origin::Terminal;
+    if !is_told && let Ok(status) = tokio::time::timeout(HEARD.min(grace), program.wait()).await {
+        return status.map_err(ended);
+    }
+    arrived.pass_on(program);
+    loop {
+        tokio::select! {
+            status = program.wait() => return status.map_err(ended),
+            // Whoever is impatient, or has more to say, says it to the program.
+            more = signals.next() => more.pass_on(program),
+            () = tokio::time::sleep_until(deadline) => {
+                eprintln!("weft: the program is still there after {grace:?} and is killed");
+                program.signal(Signal::KILL);
+                return program.wait().await.map_err(ended);
+            }
+        }
+    }
+}
+
+/// The signals that are meant for the program, caught from now on.
+struct Signals {
+    terminate: Caught,
+    interrupt: Caught,
+    hangup: Caught,
+    user1: Caught,
+    user2: Caught,
+}
+
+/// A signal that came.
+#[derive(Clone, Copy, Debug)]
+struct Arrived {
+    signal: Signal,
+    origin: Origin,
+}
+
+/// Where a signal comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// Somebody sent it to us alone.
+    Process,
+    /// Typed: the terminal has sent it to the program, too.
+    Terminal,
+}
+
+impl Arrived {
+    fn pass_on(self, program: &Process) {
+        // Twice would mean "at once" to many.
+        if self.origin == Origin::Process {
+            program.signal(self.signal);
+        }
+    }
+}
+
+impl Signals {
+    fn catch() -> Result<Self, RunError> {
+        let catch = |kind| signal(kind).map_err(at("signals"));
+        Ok(Self {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+            hangup: catch(SignalKind::hangup())?,
+            user1: catch(SignalKind::user_defined1())?,
+            user2: catch(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// The next one. Cancel-safe.
+    async fn next(&mut self) -> Arrived {
+        let signal = tokio::select! {
+            _ = self.terminate.recv() => Signal::TERM,
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.hangup.recv() => Signal::HUP,
+            _ = self.user1.recv() => Signal::USR1,
+            _ = self.user2.recv() => Signal::USR2,
+        };
+        let is_typed = signal == Signal::INT && std::io::stdin().is_terminal();
+        Arrived { signal, origin: if is_typed { Origin::Terminal } else { Origin::Process } }
     }
 }
 

@@ -56,7 +56,7 @@ pub(crate) fn arguments(command: clap::Command) -> clap::Command {
             text("grace", "TIME")
                 .default_value("30s")
                 .value_parser(mesh::parse_duration)
-                .help("Longest drain of the sidecar, and longest wait for the program after it"),
+                .help("Longest wait for the program to end, and longest drain of the sidecar after it"),
         )
         .arg(
             Arg::new("program")

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 const WEFT: &str = env!("CARGO_BIN_EXE_weft");
 
+/// What a program must not ask the mesh for.
+const LOCAL: &str = "localhost,127.0.0.1,::1";
+
 /// Longest wait for a program's first sign of life.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -74,10 +77,10 @@ fn free_port() -> u16 {
 
 impl Mesh {
     fn start() -> Self {
-        let root = std::env::temp_dir().join(format!("weft-beside-{}", std::process::id()));
-        fs::create_dir_all(root.join("manifests")).unwrap();
         // Ports differ between tests that run at once, so that a network named after one is ours.
         let number = free_port();
+        let root = std::env::temp_dir().join(format!("weft-beside-{}-{number}", std::process::id()));
+        fs::create_dir_all(root.join("manifests")).unwrap();
         let network = format!("127.{}.{}", 100 + number / 256 % 100, number % 256);
         let mut control = Command::new(WEFT)
             .args(["control", "--manifests"])
@@ -93,11 +96,21 @@ impl Mesh {
     }
 
     fn run(&self, service: &str, host: u8, port: u16, program: &[&str]) -> Command {
+        self.run_against(&format!("{}.1:8086", self.network), (service, host, port), program)
+    }
+
+    /// The same with another control plane.
+    fn run_against(
+        &self,
+        control: &str,
+        (service, host, port): (&str, u8, u16),
+        program: &[&str],
+    ) -> Command {
         let mut command = Command::new(WEFT);
         command
             .args(["run", "--service", service, "--port", &port.to_string()])
             .args(["--address", &format!("{}.{host}", self.network)])
-            .args(["--control-address", &format!("{}.1:8086", self.network), "--grace", "5s", "--manifests"])
+            .args(["--control-address", control, "--grace", "5s", "--manifests"])
             .arg(self.root.join("manifests"))
             .arg("--state-dir")
             .arg(self.root.join("state"))
@@ -150,11 +163,12 @@ fn a_program_joins_the_mesh_and_leaves_it_without_a_trace() {
     assert_eq!(mesh.manifests(), [workload.clone(), "weft-run-service_default_web.yaml".to_owned()]);
 
     // A client in the mesh: it only knows HTTP_PROXY.
-    let script = "echo $HTTP_PROXY; read line; exit 3";
+    let script = "echo $HTTP_PROXY; echo $http_proxy $NO_PROXY $no_proxy; read line; exit 3";
     let mut client = Running(mesh.run("client", 12, free_port(), &["sh", "-c", script]).spawn().unwrap());
-    let mut told = String::new();
-    BufReader::new(client.0.stdout.take().unwrap()).read_line(&mut told).unwrap();
-    let proxy = told.trim().strip_prefix("http://").unwrap();
+    let mut lines = BufReader::new(client.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let told = lines.next().unwrap();
+    assert_eq!(lines.next().unwrap(), format!("{told} {LOCAL} {LOCAL}"));
+    let proxy = told.strip_prefix("http://").unwrap();
     let answer = get(proxy, "http://web.default.svc.cluster.local/hello");
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("/hello"), "{answer}");
 
@@ -176,6 +190,86 @@ fn a_program_joins_the_mesh_and_leaves_it_without_a_trace() {
     client.0.stdin.take().unwrap().write_all(b"go\n").unwrap();
     assert_eq!(client.status(), Some(3));
     assert_eq!(mesh.manifests(), Vec::<String>::new());
+}
+
+#[test]
+fn a_program_that_is_told_to_end_has_its_sidecar_until_it_does() {
+    let mesh = Mesh::start();
+    let port = free_port();
+    let server = [WEFT, "demo-app", "--speaks=http", &format!("--listen=127.0.0.1:{port}")];
+    let mut web = Running(mesh.run("web", 11, port, &server).spawn().unwrap());
+    read_until(&mut BufReader::new(web.0.stderr.take().unwrap()), "leads into the mesh");
+    await_listener(port);
+
+    // A program that takes its time to end, and one signal more that it wants to hear of.
+    let script = "trap 'echo reload' USR1; trap 'echo ending; read line; kill $!; exit 5' TERM
+        echo $HTTP_PROXY; tail -f /dev/null & while :; do wait; done";
+    let mut slow = Running(mesh.run("slow", 12, free_port(), &["sh", "-c", script]).spawn().unwrap());
+    read_until(&mut BufReader::new(slow.0.stderr.take().unwrap()), "leads into the mesh");
+    let mut lines = BufReader::new(slow.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let told = lines.next().unwrap();
+    slow.signal("USR1");
+    assert_eq!(lines.next().unwrap(), "reload");
+    slow.signal("TERM");
+    assert_eq!(lines.next().unwrap(), "ending");
+    assert!(!mesh.manifests().iter().any(|name| name.contains("slow")), "{:?}", mesh.manifests());
+    let proxy = told.strip_prefix("http://").unwrap();
+    let answer = get(proxy, "http://web.default.svc.cluster.local/last-words");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("/last-words"), "{answer}");
+    slow.0.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    assert_eq!(slow.status(), Some(5));
+    assert!(TcpStream::connect(proxy).is_err(), "the sidecar is gone, too");
+}
+
+#[test]
+fn a_program_that_does_not_end_is_killed_after_the_grace_period() {
+    let mesh = Mesh::start();
+    let script = "trap '' TERM; exec tail -f /dev/null";
+    let mut deaf = Running(mesh.run("deaf", 13, free_port(), &["sh", "-c", script]).spawn().unwrap());
+    let mut said = BufReader::new(deaf.0.stderr.take().unwrap());
+    read_until(&mut said, "leads into the mesh");
+    deaf.signal("TERM");
+    read_until(&mut said, "is killed");
+    assert_eq!(deaf.status(), Some(128 + 9));
+    assert_eq!(mesh.manifests(), Vec::<String>::new());
+}
+
+#[test]
+fn a_service_of_the_users_is_joined_and_not_replaced() {
+    let mesh = Mesh::start();
+    let own = "{apiVersion: v1, kind: Service, metadata: {name: web, namespace: default},
+        spec: {selector: {app: shop}, ports: [{port: 80, targetPort: app}]}}";
+    fs::write(mesh.root.join("manifests/own.yaml"), own).unwrap();
+    let port = free_port();
+    // It listens wider than it should, which is remarked.
+    let server = [WEFT, "demo-app", "--speaks=http", &format!("--listen=0.0.0.0:{port}")];
+    let mut web = Running(mesh.run("web", 14, port, &server).spawn().unwrap());
+    let mut said = BufReader::new(web.0.stderr.take().unwrap());
+    read_until(&mut said, "leads into the mesh");
+    read_until(&mut said, &format!("warning: the program listens on 0.0.0.0:{port}"));
+    let workload =
+        format!("weft-run-externalworkload_default_web-{}-14.yaml", mesh.network.replace('.', "-"));
+    assert_eq!(mesh.manifests(), ["own.yaml".to_owned(), workload.clone()]);
+    let written = fs::read_to_string(mesh.root.join("manifests").join(workload)).unwrap();
+    assert!(written.contains("app: shop"), "{written}");
+    web.signal("TERM");
+    web.status();
+    assert_eq!(mesh.manifests(), ["own.yaml"]);
+}
+
+#[test]
+fn what_a_killed_run_left_is_cleared_before_the_program_starts() {
+    let mesh = Mesh::start();
+    let left = format!("weft-run-externalworkload_default_web-{}-15.yaml", mesh.network.replace('.', "-"));
+    fs::write(mesh.root.join("manifests").join(&left), "kind: ExternalWorkload").unwrap();
+    // Nobody answers there, so this run never gets as far as writing a manifest of its own.
+    let nobody = format!("{}.9:8086", mesh.network);
+    let mut stuck = Running(mesh.run_against(&nobody, ("web", 15, free_port()), &["true"]).spawn().unwrap());
+    let start = Instant::now();
+    while mesh.manifests().contains(&left) {
+        assert!(start.elapsed() < PATIENCE && stuck.0.try_wait().unwrap().is_none(), "{left} is still there");
+        std::thread::yield_now();
+    }
 }
 
 #[test]
