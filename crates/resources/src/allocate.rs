@@ -117,6 +117,11 @@ mod tests {
         let mut b = allocator("240.64.0.0/12");
         b.assign(&names(&["web", "db", "api"]), &none);
         assert_eq!(*b.held(), first);
+        // Another replica began with fewer services.
+        let mut c = allocator("240.64.0.0/12");
+        c.assign(&names(&["web"]), &none);
+        c.assign(&names(&["web", "db", "api"]), &none);
+        assert_eq!(*c.held(), first);
         let restored = Allocator::new("10.0.0.0/8".parse().unwrap(), first);
         assert!(restored.held().is_empty(), "addresses outside the range are not kept");
     }

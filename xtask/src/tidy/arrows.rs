@@ -32,7 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // beside the house
     ("testkit", &["model", "wire", "net", "identity", "proxy", "control", "telemetry", "index", "resources"]),
     ("scenarios", &["model", "net", "identity", "proxy", "control", "telemetry", "testkit"]),
-    ("weft", &["model", "net", "identity", "index", "resources", "proxy", "control", "telemetry", "testkit"]),
+    ("weft", &["model", "net", "identity", "index", "resources", "proxy", "control", "telemetry"]),
     ("xtask", &["model"]),
 ];
 
@@ -93,6 +93,25 @@ mod tests {
                 assert!(below, "{krate} → {target} does not point upwards in the table");
             }
         }
+    }
+
+    #[test]
+    fn arrows_that_are_not_in_the_table_are_found() {
+        let manifest = |path: &str, dependency: &str| {
+            (path.to_owned(), format!("[dependencies]\nweft-{dependency}.workspace = true\n"))
+        };
+        let manifests = [
+            manifest("crates/net/Cargo.toml", "model"),
+            manifest("crates/model/Cargo.toml", "net"),
+            manifest("crates/proxy/Cargo.toml", "testkit"),
+            manifest("crates/cellar/Cargo.toml", "model"),
+        ];
+        let mut findings = Vec::new();
+        check(&Tree { files: Vec::new(), manifests: manifests.into() }, &mut findings);
+        let found: Vec<_> = findings.iter().map(|finding| (finding.path.as_str(), finding.line)).collect();
+        let expected =
+            [("crates/cellar/Cargo.toml", 0), ("crates/model/Cargo.toml", 2), ("crates/proxy/Cargo.toml", 2)];
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -14,6 +14,9 @@ const SMALL: usize = 120;
 /// Where `unsafe` may stand.
 const UNSAFE: &[&str] = &["crates/net/src/socket.rs", "crates/net/src/splice.rs"];
 
+/// Where the feature `fips` may make a difference.
+const FIPS: &str = "crates/identity/src/tls.rs";
+
 /// Names that say nothing about what is inside.
 const EMPTY_NAMES: &[&str] =
     &["util", "utils", "common", "core", "helper", "helpers", "manager", "misc", "shared"];
@@ -23,6 +26,7 @@ pub(super) fn check(tree: &Tree, findings: &mut Vec<Finding>) {
         file_name(file, findings);
         file_doc(file, findings);
         ignored_tests(file, findings);
+        fips(file, findings);
         for word in file.words() {
             if let Some(message) = offence(file, word) {
                 push(file, word.at, message, findings);
@@ -82,6 +86,21 @@ fn file_doc(file: &Source, findings: &mut Vec<Finding>) {
     if product && doc < enough {
         let message = "the file needs a doc of three to eight lines (`//!`): what it does, who calls it, what it never does";
         push_at(file, message.to_owned(), findings);
+    }
+}
+
+/// The validated cryptography is chosen in one place, so that nothing else has to be audited for it.
+fn fips(file: &Source, findings: &mut Vec<Finding>) {
+    if FIPS == file.path || file.path.starts_with("xtask/") {
+        return;
+    }
+    for (at, _) in file.text.match_indices("feature = \"fips\"") {
+        push(
+            file,
+            at,
+            "the feature `fips` changes identity/tls.rs alone; move the difference there",
+            findings,
+        );
     }
 }
 
@@ -185,6 +204,13 @@ mod tests {
         let mut findings = Vec::new();
         file_doc(&Source::new("crates/x/src/a.rs", "fn f() {}\n".to_owned()), &mut findings);
         assert_eq!(findings.len(), 1);
+    }
+
+    #[test]
+    fn validated_cryptography_makes_a_difference_in_one_file() {
+        check_file("crates/identity/src/tls.rs", "#[cfg(feature = \"fips\")]", &[]);
+        check_file("crates/identity/src/csr.rs", "#[cfg(not(feature = \"fips\"))]", &[3]);
+        check_file("crates/proxy/src/run.rs", "if cfg!(feature = \"fips\") {}", &[3]);
     }
 
     #[test]

@@ -63,8 +63,11 @@ impl Drop for Place {
     }
 }
 
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 async fn next(directory: &mut Directory) -> Batch {
-    timeout(Duration::from_secs(30), directory.next()).await.expect("a batch should have come")
+    timeout(PATIENCE, directory.next()).await.expect("a batch should have come")
 }
 
 /// Drives the directory until its report is as wanted, without a batch.
@@ -76,7 +79,7 @@ async fn until(directory: &mut Directory, wanted: impl Fn(&Report) -> bool) -> A
             batch = directory.next() => panic!("unexpected {batch:?}"),
         }
     };
-    timeout(Duration::from_secs(30), found).await.expect("the report should have changed")
+    timeout(PATIENCE, found).await.expect("the report should have changed")
 }
 
 fn service(name: &str, extra: &str) -> String {
@@ -151,6 +154,23 @@ async fn files_changed_together_land_together() {
         place.write(&format!("{name}.yaml"), &service(name, ""));
     }
     assert_eq!(next(&mut directory).await.changes.len(), 5);
+}
+
+#[tokio::test]
+async fn files_that_are_still_being_written_are_waited_for() {
+    let place = Place::new();
+    let mut directory =
+        Directory::open(Settings { quiet: Duration::from_secs(1), longest: PATIENCE, ..place.settings() });
+    next(&mut directory).await;
+    // One after the other while the directory is driven, which hears of the first at once.
+    let root = place.root();
+    let writing = tokio::task::spawn_blocking(move || {
+        for n in 0..300 {
+            fs::write(root.join(format!("s{n}.yaml")), service(&format!("s{n}"), "")).unwrap();
+        }
+    });
+    assert_eq!(next(&mut directory).await.changes.len(), 300);
+    writing.await.unwrap();
 }
 
 #[tokio::test]
@@ -344,6 +364,26 @@ spec: {meshTLS: {identity: web.shop, serverName: web.shop}, workloadIPs: [{ip: 1
 }
 
 #[tokio::test]
+async fn a_manifest_of_the_mesh_is_exchanged_as_a_whole() {
+    let place = Place::new();
+    let object = |app: &str| {
+        let text = service("own", &format!(", selector: {{app: {app}}}"));
+        weft_resources::parse::parse(&"x".into(), &text).objects.remove(0)
+    };
+    let writer = weft_resources::Writer::new(place.root());
+    let path = writer.write_object(&object("first")).unwrap();
+    let first = fs::read_to_string(&path).unwrap();
+    // Whoever has opened the first goes on reading the first, to its end.
+    let mut opened = fs::File::open(&path).unwrap();
+    writer.write_object(&object("second")).unwrap();
+    let mut read = String::new();
+    std::io::Read::read_to_string(&mut opened, &mut read).unwrap();
+    assert_eq!(read, first);
+    assert!(fs::read_to_string(&path).unwrap().contains("app: second"));
+    assert_eq!(fs::read_dir(place.root()).unwrap().count(), 1);
+}
+
+#[tokio::test]
 async fn virtual_addresses_and_first_seen_times_outlive_a_restart() {
     let place = Place::new();
     place.write("a.yaml", &service("a", ""));
@@ -364,7 +404,6 @@ async fn virtual_addresses_and_first_seen_times_outlive_a_restart() {
     assert!(address(&first, "a").starts_with("240."));
     assert_eq!((address(&first, "b"), address(&first, "h")), ("10.9.9.9".into(), String::new()));
     assert!(created(&first, "a").is_some());
-    // The state decides, not the hash: give the other name's service the slot and look again.
     let state = fs::read_to_string(place.0.join("state/manifests.state")).unwrap();
     assert!(state.contains(&address(&first, "a")));
     let mut directory = place.open();
@@ -378,6 +417,29 @@ async fn virtual_addresses_and_first_seen_times_outlive_a_restart() {
     let mut replica = Directory::open(Settings { state: None, ..place.settings() });
     assert_eq!(address(&next(&mut replica).await, "a"), address(&first, "a"));
     assert_eq!(replica.reports().borrow().hash, directory.reports().borrow().hash);
+}
+
+#[tokio::test]
+async fn a_virtual_address_that_was_given_out_stays_though_a_newcomer_would_have_come_first() {
+    let place = Place::new();
+    place.write("z.yaml", &service("z", ""));
+    // Two addresses, so that some name soon wants the one that `z` has.
+    let settings =
+        |state| Settings { state, virtual_range: "240.0.0.0/30".parse().unwrap(), ..place.settings() };
+    let kept = Some(place.0.join("state"));
+    let given = address(&next(&mut Directory::open(settings(kept.clone()))).await, "z");
+    let mut moved = given.clone();
+    for newcomer in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        let file = format!("{newcomer}.yaml");
+        place.write(&file, &service(newcomer, ""));
+        moved = address(&next(&mut Directory::open(settings(None))).await, "z");
+        if moved != given {
+            break;
+        }
+        place.remove(&file);
+    }
+    assert_ne!(moved, given, "whoever remembers nothing gives it another one");
+    assert_eq!(address(&next(&mut Directory::open(settings(kept))).await, "z"), given);
 }
 
 #[tokio::test]
