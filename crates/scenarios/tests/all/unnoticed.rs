@@ -1,6 +1,6 @@
 //! Requests that an endpoint certainly did not process go to another one, and nobody notices; others do not.
 
-use crate::world::{WEB, plain, tell};
+use crate::world::{WEB, plain, proxy_of, proxy_to, tell};
 use bytes::Bytes;
 use http::{Request, Response};
 use std::sync::Arc;
@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use weft_model::destination::EndpointInfo;
 use weft_model::policy::OutboundProtocol;
 use weft_model::route::Timeouts;
 use weft_net::body::Body;
 use weft_testkit::application::{Application, piecewise, read, takes};
 use weft_testkit::client::{Raw, ask, http2};
-use weft_testkit::mesh::{Mesh, Running};
+use weft_testkit::mesh::{Mesh, Running, identity};
 use weft_testkit::plane::Said;
 use weft_testkit::policy::{policy, route, routes, rule, service, to};
 
@@ -161,6 +162,26 @@ async fn other_requests_on_a_lost_connection_are_not_repeated() {
     assert!(answer.header("weft-reason").starts_with("connection-lost"), "{answer:?}");
     assert_eq!(closed.load(Ordering::Relaxed), 1);
     drop(mesh);
+}
+
+#[tokio::test]
+async fn whoever_is_asked_next_is_whom_the_request_demands_too() {
+    let (refuser, refused) = refusing(Refusal::Stream(Duration::ZERO)).await;
+    let stranger = Application::saying("not who you wanted").await;
+    let mesh = Mesh::new();
+    let server = proxy_of(&mesh, "web", &refuser, &[]).await;
+    let endpoints = vec![server.meshed("web"), EndpointInfo::plain(stranger.addr)];
+    mesh.facts.endpoints(WEB, Said::Told(endpoints));
+    let proxy = proxy_to(&mesh, "client", &[]).await;
+    while refused.load(Ordering::Relaxed) == 0 {
+        let mut client = http2(proxy.upstream()).await;
+        let request = Request::get("http://web/").header("l5d-require-id", identity("web"));
+        let answer = ask(&mut client, request.body(Body::empty()).unwrap()).await;
+        let reason =
+            answer.as_ref().map(|answer| answer.headers()["weft-reason"].to_str().unwrap_or_default());
+        assert!(reason.is_ok_and(|reason| reason.starts_with("identity-required")), "{answer:?}");
+    }
+    assert!(stranger.seen().is_empty());
 }
 
 /// A proxy in front of a service all of whose endpoints refuse everything.
