@@ -163,9 +163,8 @@ impl Report {
 
     fn details(&self, out: &mut String) {
         out.push_str(
-            "### All figures\n\n`busy` is how much of its processor a contender used, `load` how much of theirs \
-             generator and application did: who is not busy waits for the load, and says nothing about how much \
-             it could carry.\n",
+            "### All figures\n\n`busy` is how much of its processor a contender used: who is not busy waits for the \
+             load, and says nothing about how much it could carry.\n",
         );
         for results in &self.results {
             let case = results.case;
@@ -173,7 +172,7 @@ impl Report {
             let cost = format!("µs/{}", case.unit());
             let rate = format!("{}/s", if case == Case::Tcp { "MiB" } else { "requests" });
             let against = format!("× {}", case.reference().name());
-            let titles = [&cost, &against, &rate, "p50, µs", "p99, µs", "busy", "load", "resident, MiB"];
+            let titles = [&cost, &against, &rate, "p50, µs", "p99, µs", "busy", "resident, MiB"];
             table_head(out, "", &titles);
             for series in &results.series {
                 row(out, series.contender, &cells(results, series.contender));
@@ -261,7 +260,6 @@ fn cells(results: &Results, contender: Contender) -> Vec<String> {
         number(median(&|w| w.p50_us), 0),
         number(median(&|w| w.p99_us), 0),
         percent(median(&|w| Some(w.cpu? / w.seconds))),
-        percent(median(&|w| Some(w.rest / w.seconds))),
         number(resident, 1),
     ]
 }
