@@ -40,6 +40,8 @@ const HTTP: u16 = 80;
 const READY: Duration = Duration::from_secs(30);
 const ASK: Duration = Duration::from_millis(50);
 const PAGE: Bounds = Bounds { bytes: 64 * 1024, time: Duration::from_secs(2) };
+/// How long a control plane may take until it has a directory.
+const BEGUN: Duration = Duration::from_secs(3);
 /// How long a program may take until it listens, before that is remarked.
 const LISTENS: Duration = Duration::from_secs(10);
 /// How long peers are given to hear that a workload is gone: the control plane waits 200 ms for a quiet moment before
@@ -94,6 +96,9 @@ pub(crate) async fn run(order: Order) -> Result<ExitCode, RunError> {
         )));
     }
     let scratch = Scratch::create(&order.temporary)?;
+    if order.join.is_none() {
+        begun(&order.state).await;
+    }
     let (join, identity) = join(&order, &scratch)?;
     let name = order.name.clone().unwrap_or_else(|| workload_name(&order.service, address));
     let ports = Ports::choose(address).map_err(at(format!("{address} cannot be listened on")))?;
@@ -412,6 +417,14 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // It holds one expiring token, readable by its owner only.
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Waits a moment for the directory of a control plane that was started by the line above in the same script.
+async fn begun(state: &Path) {
+    let deadline = tokio::time::Instant::now() + BEGUN;
+    while !state.is_dir() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(ASK).await;
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 const WEFT: &str = env!("CARGO_BIN_EXE_weft");
@@ -12,8 +13,8 @@ const WEFT: &str = env!("CARGO_BIN_EXE_weft");
 /// What a program must not ask the mesh for.
 const LOCAL: &str = "localhost,127.0.0.1,::1";
 
-/// Longest wait for a program's first sign of life.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest wait for whatever a program is to do.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A child that is killed when the test ends, however it ends.
 struct Running(Child);
@@ -32,20 +33,63 @@ impl Running {
     }
 
     fn status(&mut self) -> Option<i32> {
-        self.0.wait().unwrap().code()
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(start.elapsed() < PATIENCE, "it does not end");
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+    }
+
+    fn out(&mut self) -> Lines {
+        Lines::of(self.0.stdout.take().unwrap())
+    }
+
+    fn err(&mut self) -> Lines {
+        Lines::of(self.0.stderr.take().unwrap())
     }
 }
 
-/// Reads lines until one contains a text, and gives that one.
-fn read_until(lines: &mut impl BufRead, text: &str) -> String {
-    let mut seen = String::new();
-    loop {
-        let mut line = String::new();
-        assert!(lines.read_line(&mut line).unwrap() > 0, "ended before {text:?}:\n{seen}");
-        if line.contains(text) {
-            return line;
+/// What a program says, line by line, and never waited for without a bound.
+struct Lines(Receiver<String>);
+
+impl Lines {
+    fn of(pipe: impl Read + Send + 'static) -> Self {
+        let (sender, receiver) = sync_channel(1024);
+        std::thread::spawn(move || {
+            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self(receiver)
+    }
+
+    fn next(&self) -> String {
+        self.0.recv_timeout(PATIENCE).expect("it should have said more")
+    }
+
+    /// Skips to the line that contains a text.
+    fn until(&self, text: &str) -> String {
+        let start = Instant::now();
+        let mut seen = Vec::new();
+        while let Ok(line) = self.0.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
+            if line.contains(text) {
+                return line;
+            }
+            seen.push(line);
         }
-        seen.push_str(&line);
+        panic!("no {text:?} in {seen:#?}");
+    }
+
+    /// Waits until nobody can say anything more.
+    fn end(self) {
+        let start = Instant::now();
+        while self.0.recv_timeout(PATIENCE.saturating_sub(start.elapsed())).is_ok() {}
+        assert!(start.elapsed() < PATIENCE, "somebody is still there");
     }
 }
 
@@ -53,11 +97,12 @@ fn read_until(lines: &mut impl BufRead, text: &str) -> String {
 struct Mesh {
     root: PathBuf,
     network: String,
-    _control: Running,
+    control: Option<Running>,
 }
 
 impl Drop for Mesh {
     fn drop(&mut self) {
+        drop(self.control.take());
         let _ = fs::remove_dir_all(&self.root);
     }
 }
@@ -77,22 +122,33 @@ fn free_port() -> u16 {
 
 impl Mesh {
     fn start() -> Self {
+        let mut mesh = Self::without_control();
+        let mut control = Running(mesh.control().spawn().unwrap());
+        control.out().until("the control plane serves");
+        mesh.control = Some(control);
+        mesh
+    }
+
+    fn without_control() -> Self {
         // Ports differ between tests that run at once, so that a network named after one is ours.
         let number = free_port();
         let root = std::env::temp_dir().join(format!("weft-beside-{}-{number}", std::process::id()));
         fs::create_dir_all(root.join("manifests")).unwrap();
         let network = format!("127.{}.{}", 100 + number / 256 % 100, number % 256);
-        let mut control = Command::new(WEFT)
+        Self { root, network, control: None }
+    }
+
+    fn control(&self) -> Command {
+        let mut command = Command::new(WEFT);
+        command
             .args(["control", "--manifests"])
-            .arg(root.join("manifests"))
+            .arg(self.root.join("manifests"))
             .arg("--state-dir")
-            .arg(root.join("state"))
-            .args(["--listen", &format!("{network}.1:8086"), "--admin", &format!("{network}.1:9990")])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        read_until(&mut BufReader::new(control.stdout.take().unwrap()), "the control plane serves");
-        Self { root, network, _control: Running(control) }
+            .arg(self.root.join("state"))
+            .args(["--listen", &format!("{}.1:8086", self.network)])
+            .args(["--admin", &format!("{}.1:9990", self.network)])
+            .stdout(Stdio::piped());
+        command
     }
 
     fn run(&self, service: &str, host: u8, port: u16, program: &[&str]) -> Command {
@@ -134,13 +190,19 @@ impl Mesh {
     }
 }
 
-/// What a forward proxy answers for a URL.
+/// What a forward proxy answers for a URL, once the control plane has heard of the service: it reads manifests some
+/// time after they are written.
 fn get(proxy: &str, url: &str) -> String {
-    let mut stream = TcpStream::connect(proxy).unwrap();
-    write!(stream, "GET {url} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    let start = Instant::now();
+    loop {
+        let mut stream = TcpStream::connect(proxy).unwrap();
+        write!(stream, "GET {url} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        if !answer.contains("no-such-service") || start.elapsed() > PATIENCE {
+            return answer;
+        }
+    }
 }
 
 #[test]
@@ -152,11 +214,11 @@ fn a_program_joins_the_mesh_and_leaves_it_without_a_trace() {
         let mut child = Running(
             mesh.run("web", 11, port, &[WEFT, "demo-app", "--speaks=http", &listen]).spawn().unwrap(),
         );
-        let said = BufReader::new(child.0.stderr.take().unwrap());
+        let said = child.err();
         (child, said)
     };
-    let (mut web, mut said) = server();
-    read_until(&mut said, "leads into the mesh");
+    let (mut web, said) = server();
+    said.until("leads into the mesh");
     await_listener(port);
     let workload =
         format!("weft-run-externalworkload_default_web-{}-11.yaml", mesh.network.replace('.', "-"));
@@ -165,9 +227,9 @@ fn a_program_joins_the_mesh_and_leaves_it_without_a_trace() {
     // A client in the mesh: it only knows HTTP_PROXY.
     let script = "echo $HTTP_PROXY; echo $http_proxy $NO_PROXY $no_proxy; read line; exit 3";
     let mut client = Running(mesh.run("client", 12, free_port(), &["sh", "-c", script]).spawn().unwrap());
-    let mut lines = BufReader::new(client.0.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let told = lines.next().unwrap();
-    assert_eq!(lines.next().unwrap(), format!("{told} {LOCAL} {LOCAL}"));
+    let lines = client.out();
+    let told = lines.next();
+    assert_eq!(lines.next(), format!("{told} {LOCAL} {LOCAL}"));
     let proxy = told.strip_prefix("http://").unwrap();
     let answer = get(proxy, "http://web.default.svc.cluster.local/hello");
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("/hello"), "{answer}");
@@ -177,10 +239,9 @@ fn a_program_joins_the_mesh_and_leaves_it_without_a_trace() {
     web.status();
     drop(web);
     assert!(mesh.manifests().contains(&workload));
-    let mut rest = String::new();
-    said.read_to_string(&mut rest).unwrap(); // ends when program and sidecar have ended, too
-    let (mut web, mut said) = server();
-    read_until(&mut said, "leads into the mesh");
+    said.end(); // when program and sidecar have ended, too
+    let (mut web, said) = server();
+    said.until("leads into the mesh");
     await_listener(port);
 
     web.signal("TERM");
@@ -198,20 +259,20 @@ fn a_program_that_is_told_to_end_has_its_sidecar_until_it_does() {
     let port = free_port();
     let server = [WEFT, "demo-app", "--speaks=http", &format!("--listen=127.0.0.1:{port}")];
     let mut web = Running(mesh.run("web", 11, port, &server).spawn().unwrap());
-    read_until(&mut BufReader::new(web.0.stderr.take().unwrap()), "leads into the mesh");
+    web.err().until("leads into the mesh");
     await_listener(port);
 
     // A program that takes its time to end, and one signal more that it wants to hear of.
     let script = "trap 'echo reload' USR1; trap 'echo ending; read line; kill $!; exit 5' TERM
         echo $HTTP_PROXY; tail -f /dev/null & while :; do wait; done";
     let mut slow = Running(mesh.run("slow", 12, free_port(), &["sh", "-c", script]).spawn().unwrap());
-    read_until(&mut BufReader::new(slow.0.stderr.take().unwrap()), "leads into the mesh");
-    let mut lines = BufReader::new(slow.0.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let told = lines.next().unwrap();
+    slow.err().until("leads into the mesh");
+    let lines = slow.out();
+    let told = lines.next();
     slow.signal("USR1");
-    assert_eq!(lines.next().unwrap(), "reload");
+    assert_eq!(lines.next(), "reload");
     slow.signal("TERM");
-    assert_eq!(lines.next().unwrap(), "ending");
+    assert_eq!(lines.next(), "ending");
     assert!(!mesh.manifests().iter().any(|name| name.contains("slow")), "{:?}", mesh.manifests());
     let proxy = told.strip_prefix("http://").unwrap();
     let answer = get(proxy, "http://web.default.svc.cluster.local/last-words");
@@ -226,10 +287,10 @@ fn a_program_that_does_not_end_is_killed_after_the_grace_period() {
     let mesh = Mesh::start();
     let script = "trap '' TERM; exec tail -f /dev/null";
     let mut deaf = Running(mesh.run("deaf", 13, free_port(), &["sh", "-c", script]).spawn().unwrap());
-    let mut said = BufReader::new(deaf.0.stderr.take().unwrap());
-    read_until(&mut said, "leads into the mesh");
+    let said = deaf.err();
+    said.until("leads into the mesh");
     deaf.signal("TERM");
-    read_until(&mut said, "is killed");
+    said.until("is killed");
     assert_eq!(deaf.status(), Some(128 + 9));
     assert_eq!(mesh.manifests(), Vec::<String>::new());
 }
@@ -244,9 +305,9 @@ fn a_service_of_the_users_is_joined_and_not_replaced() {
     // It listens wider than it should, which is remarked.
     let server = [WEFT, "demo-app", "--speaks=http", &format!("--listen=0.0.0.0:{port}")];
     let mut web = Running(mesh.run("web", 14, port, &server).spawn().unwrap());
-    let mut said = BufReader::new(web.0.stderr.take().unwrap());
-    read_until(&mut said, "leads into the mesh");
-    read_until(&mut said, &format!("warning: the program listens on 0.0.0.0:{port}"));
+    let said = web.err();
+    said.until("leads into the mesh");
+    said.until(&format!("warning: the program listens on 0.0.0.0:{port}"));
     let workload =
         format!("weft-run-externalworkload_default_web-{}-14.yaml", mesh.network.replace('.', "-"));
     assert_eq!(mesh.manifests(), ["own.yaml".to_owned(), workload.clone()]);
@@ -270,6 +331,15 @@ fn what_a_killed_run_left_is_cleared_before_the_program_starts() {
         assert!(start.elapsed() < PATIENCE && stuck.0.try_wait().unwrap().is_none(), "{left} is still there");
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn a_program_may_be_started_in_the_same_breath_as_its_control_plane() {
+    let mut mesh = Mesh::without_control();
+    let mut client = Running(mesh.run("client", 16, free_port(), &["true"]).spawn().unwrap());
+    assert!(client.0.try_wait().unwrap().is_none());
+    mesh.control = Some(Running(mesh.control().spawn().unwrap()));
+    assert_eq!(client.status(), Some(0));
 }
 
 #[test]

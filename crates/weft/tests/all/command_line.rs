@@ -151,6 +151,47 @@ fn a_join_file_gives_a_proxy_its_identity_and_its_control_plane() {
 }
 
 #[test]
+fn a_token_says_what_its_flags_said() {
+    use weft_identity::token::{Presented, TokenKey, Uses};
+    let directory = Directory::new("token-flags");
+    let (state, join) = (directory.at("state"), directory.at("web.join"));
+    fs::create_dir(&state).unwrap();
+    let read = |flags: &[&str], identity: &str| {
+        let order =
+            [&["token", "--identity", "web.shop", "--state-dir", &state, "--out", &join], flags].concat();
+        let ended = weft(&order, &[]);
+        assert_eq!(ended.status, Some(0), "{}", ended.err);
+        let token = weft_identity::join::JoinFile::read(Path::new(&join)).unwrap().token;
+        let presented = Presented {
+            identity: &identity.parse().unwrap(),
+            peer: Some([10, 1, 2, 3].into()),
+            now: std::time::SystemTime::now(),
+        };
+        let claims = TokenKey::open(Path::new(&state)).unwrap().read(token.reveal(), &presented).unwrap();
+        let lifetime = claims.expires.duration_since(claims.issued).unwrap().as_secs();
+        (claims.uses, lifetime, claims.networks.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let account = "web.shop.serviceaccount.identity.linkerd.cluster.local";
+    assert_eq!(read(&[], account), (Uses::Unlimited, 24 * 3600, vec![]));
+    let networks = ["10.1.0.0/16", "fd00::/8"];
+    let flags = ["--once", "--ttl", "90m", "--cidr", networks[0], "--cidr", networks[1]];
+    assert_eq!(read(&flags, account), (Uses::Once, 90 * 60, networks.map(str::to_owned).to_vec()));
+}
+
+#[test]
+fn no_secret_is_taken_from_the_command_line_or_the_environment() {
+    let ended = weft(&["proxy", "--help"], &[]);
+    let flags = ended.out.split_whitespace().filter(|word| word.starts_with("--"));
+    let secret: Vec<_> =
+        flags.filter(|flag| flag.contains("token") && !flag.contains("token-file")).collect();
+    assert!(secret.is_empty(), "{secret:?}");
+    refused(&weft(&["proxy", "--identity-token", "hunter2"], &[]), &["--identity-token"]);
+    let ended = weft(&["proxy"], &[&[("WEFT_IDENTITY_TOKEN", "hunter2")], REQUIRED].concat());
+    refused(&ended, &["WEFT_IDENTITY_TOKEN"]);
+    assert!(!ended.err.contains("hunter2"), "{}", ended.err);
+}
+
+#[test]
 fn a_join_file_that_others_can_read_is_refused() {
     let directory = Directory::new("exposed");
     let join = directory.at("web.join");
