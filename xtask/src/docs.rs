@@ -80,6 +80,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_document_that_says_something_else_is_found() {
+        let root = std::env::temp_dir().join(format!("weft-drift-{}", std::process::id()));
+        std::fs::create_dir_all(root.join("docs")).unwrap();
+        let stale = || drift(&root).into_iter().map(|finding| finding.path).collect::<Vec<_>>();
+        assert_eq!(stale(), ["docs/reasons.md"], "it is missing");
+        let (path, text) = &generate()[0];
+        std::fs::write(root.join(path), text).unwrap();
+        assert!(stale().is_empty());
+        std::fs::write(root.join(path), text.replacen("503", "500", 1)).unwrap();
+        assert_eq!(stale(), ["docs/reasons.md"]);
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
     fn every_reason_has_a_row_of_six_cells() {
         let text = reasons();
         for code in Code::ALL {
