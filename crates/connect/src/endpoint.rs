@@ -228,6 +228,7 @@ impl Core {
             };
             let mut sender = live.sender.clone();
             let (leaving, kept) = leave(request);
+            let leaving = leaving.map(|body| body.within(&live.outbox));
             let mut error = match sender.try_send_request(leaving).await {
                 Ok(response) => {
                     let (mut head, incoming) = response.into_parts();

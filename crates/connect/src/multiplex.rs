@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 use weft_model::destination::{Http2Params, Windows};
 use weft_net::body::Body;
+use weft_net::outbox::Outbox;
 use weft_net::stream::Stream;
 use weft_wire::header::Session;
 
@@ -44,6 +45,8 @@ pub(crate) struct Multiplex {
 /// An open HTTP/2 connection.
 pub(crate) struct Live {
     pub(crate) sender: SendRequest<Body>,
+    /// Request bytes that wait to be written.
+    pub(crate) outbox: Outbox,
 }
 
 impl Multiplex {
@@ -100,7 +103,7 @@ impl Multiplex {
             .handshake::<TokioIo<Stream>, Body>(TokioIo::new(stream))
             .await
             .map_err(|error| ConnectError::Closed { addr, detail: error.to_string().into() })?;
-        let live = Arc::new(Live { sender });
+        let live = Arc::new(Live { sender, outbox: Outbox::default() });
         self.current.store(Some(live.clone()));
         if self.closed.load(Ordering::SeqCst) {
             // Removed while connecting. Looked at after the store: `close` may have come in between.

@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use weft_model::reason::{Code, Reason};
 
 use crate::head::{Offence, Refused};
+use crate::outbox::{FREE, Outbox, Outgoing};
 use crate::stall::{self, Noted};
 
 /// Any error, boxed.
@@ -36,6 +37,7 @@ enum Kind {
     Full(Bytes),
     Incoming(Incoming),
     Boxed(BoxBody),
+    Outgoing(Box<Outgoing<Body>>),
 }
 
 /// Sees a body pass. Exactly one of `end` and `error` is called, as the last; a watch dropped without
@@ -170,6 +172,22 @@ impl Body {
         Self::of(Kind::Boxed(Box::pin(Adapted { body })))
     }
 
+    /// Lets the rest of this body wait in an outbox, and in no other. Unchanged if it is known to be short.
+    #[must_use]
+    pub fn within(self, outbox: &Outbox) -> Self {
+        let size = http_body::Body::size_hint(&self);
+        if size.upper().is_some_and(|most| most <= FREE as u64) {
+            return self;
+        }
+        match self {
+            Self { kind: Kind::Outgoing(mut before), watch: None } => {
+                let body = std::mem::take(&mut before.body);
+                Self::of(Kind::Outgoing(Box::new(Outgoing::new(body, outbox))))
+            }
+            body => Self::of(Kind::Outgoing(Box::new(Outgoing::new(body, outbox)))),
+        }
+    }
+
     const fn of(kind: Kind) -> Self {
         Self { kind, watch: None }
     }
@@ -199,6 +217,7 @@ impl Body {
             }
             Kind::Incoming(body) => http_body::Body::poll_frame(Pin::new(body), cx).map_err(BodyError::Http),
             Kind::Boxed(body) => body.as_mut().poll_frame(cx),
+            Kind::Outgoing(outgoing) => outgoing.poll_frame(cx),
         }
     }
 
@@ -220,6 +239,7 @@ impl Body {
                 Kind::Full(_) => false,
                 Kind::Incoming(body) => http_body::Body::is_end_stream(body),
                 Kind::Boxed(body) => body.is_end_stream(),
+                Kind::Outgoing(outgoing) => http_body::Body::is_end_stream(&outgoing.body),
             };
         if over {
             watch.end(trailers);
@@ -240,7 +260,9 @@ impl http_body::Body for Body {
         let polled = match this.poll_inner(cx) {
             Poll::Ready(polled) => polled,
             Poll::Pending => {
-                stall::note(Noted::Lacks);
+                // What is held back because nobody takes what went before waits for its receiver.
+                let held_back = matches!(&this.kind, Kind::Outgoing(outgoing) if outgoing.held_back);
+                stall::note(if held_back { Noted::Offers } else { Noted::Lacks });
                 return Poll::Pending;
             }
         };
@@ -267,6 +289,7 @@ impl http_body::Body for Body {
             Kind::Full(_) => false,
             Kind::Incoming(body) => body.is_end_stream(),
             Kind::Boxed(body) => body.is_end_stream(),
+            Kind::Outgoing(outgoing) => http_body::Body::is_end_stream(&outgoing.body),
         }
     }
 
@@ -276,6 +299,7 @@ impl http_body::Body for Body {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Incoming(body) => body.size_hint(),
             Kind::Boxed(body) => body.size_hint(),
+            Kind::Outgoing(outgoing) => http_body::Body::size_hint(&outgoing.body),
         }
     }
 }
@@ -317,6 +341,7 @@ impl fmt::Debug for Body {
             Kind::Full(_) => "full",
             Kind::Incoming(_) => "incoming",
             Kind::Boxed(_) => "boxed",
+            Kind::Outgoing(_) => "outgoing",
         };
         f.debug_struct("Body").field("kind", &kind).field("watched", &self.watch.is_some()).finish()
     }

@@ -14,6 +14,7 @@ pub mod head;
 pub mod limits;
 pub mod metered;
 pub mod original;
+pub mod outbox;
 pub mod prefixed;
 pub mod socket;
 pub mod splice;

@@ -1,6 +1,7 @@
 //! The bounds of this crate, for docs/limits.md. Obeyed where their constants stand.
 
 use crate::head::{MAX_EMPTY_LINES, MAX_EXTENSION, MAX_EXTENSIONS, MAX_TARGET, MAX_TRAILERS};
+use crate::outbox::MAX_WAITING;
 use crate::socket::BACKLOG;
 use weft_model::limit::{Bound, Limit};
 
@@ -45,6 +46,12 @@ pub fn limits() -> Vec<Limit> {
             Bound::Told("a quarter more than hold the largest list"),
             "The connection ends with GOAWAY (ENHANCE_YOUR_CALM).",
             "`weft_reasons_total{code=\"http2-flood\"}`",
+        ),
+        Limit::fixed(
+            "bytes of all bodies that wait for the peer of one HTTP/2 connection, beyond 16 KiB and a frame a stream",
+            Bound::Bytes(MAX_WAITING as u64),
+            "The bodies' sources are read no further until the peer has taken some.",
+            "none; ordinary flow control",
         ),
         Limit::fixed(
             "HTTP/2 DATA frames that are empty or small",

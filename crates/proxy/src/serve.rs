@@ -42,6 +42,7 @@ use weft_net::frames::Rates;
 use weft_net::guard::{self, GuardedStream};
 use weft_net::head::Offence;
 use weft_net::metered::{self, MeteredStream};
+use weft_net::outbox::Outbox;
 use weft_net::prefixed::{self, Bounds, Outcome};
 use weft_net::stall::{self, Stallable, Stalled};
 use weft_net::stream::Stream;
@@ -517,14 +518,14 @@ async fn http2(via: Via, stream: Stream) {
     };
     let (stream, meter) = MeteredStream::new(stream, rates);
     let service = service_fn({
-        let via = via.clone();
+        let (via, outbox) = (via.clone(), Outbox::default());
         move |request: Request<hyper::body::Incoming>| {
             let request = request.map(|body| pace::paced(&via, Body::incoming(body)));
-            let answering = forward(via.clone(), request);
+            let (answering, outbox) = (forward(via.clone(), request), outbox.clone());
             async move {
                 let answer = answering.await;
                 stall::body_begins();
-                answer
+                answer.map(|answer| answer.map(|body| body.within(&outbox)))
             }
         }
     });

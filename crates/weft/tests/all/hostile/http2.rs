@@ -153,3 +153,35 @@ fn streams_beyond_the_limit_are_refused() {
         world.exchange(b"GET /honest HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").contains(" 200 ")
     });
 }
+
+/// As many streams as may be, whose windows are opened as wide as can be once all are being answered, and nobody reads:
+/// what waits for one connection is bounded, however many streams it has.
+#[test]
+fn wide_windows_and_a_client_that_does_not_read_fill_one_bound_and_not_one_a_stream() {
+    let world = World::new(Answers::Long, &[]);
+    let before = world.settled();
+    let mut stream = world.connect();
+    let window = |size: u32| [&[0, 4], size.to_be_bytes().as_slice()].concat();
+    stream.write_all(&opening(&window(0))).unwrap();
+    let heads = || String::from_utf8(world.received()).unwrap().matches("GET /a ").count();
+    for n in 0..10 {
+        // A few at a time: the application's backlog is short.
+        let carried = request("GET", &[("l5d-orig-proto", "HTTP/1.1")]);
+        let get = |id| frame(HEADERS, END_HEADERS | END_STREAM, id, &carried);
+        let requests: Vec<u8> = ids().skip(20 * n).take(20).flat_map(get).collect();
+        stream.write_all(&requests).unwrap();
+        until("all are being answered", || heads() >= 20 * (n + 1));
+    }
+    let shut = world.settled();
+    let wider = frame(WINDOW_UPDATE, 0, 0, &(0x7fff_ffff_u32 - 65_535).to_be_bytes());
+    stream.write_all(&[wider, frame(SETTINGS, 0, 0, &window(0x7fff_ffff))].concat()).unwrap();
+    world.serves_long();
+    let open = world.settled();
+    println!("200 streams take {} KiB, then {}", (shut - before) >> 10, open.saturating_sub(before) >> 10);
+    // The bound itself is 1 MiB; the rest is a frame a stream and what its connection to the application reads ahead,
+    // 16 KiB each at the beginning of a body, and up to 132 KiB once it has grown. Without it: 141 MiB.
+    assert!(open < before + (40 << 20), "200 streams take {} MiB", (open - before) >> 20);
+    world.is_small();
+    world.serves_long();
+    drop(stream);
+}

@@ -60,6 +60,8 @@ fn a_later_head_is_timed_too_but_not_the_time_between_requests() {
 #[test]
 fn readers_that_take_nothing_queue_nothing() {
     let world = World::new(Answers::Long, &[]);
+    world.serves_long();
+    let before = world.settled();
     let streams: Vec<TcpStream> = (0..64)
         .map(|_| {
             let mut stream = world.connect();
@@ -69,6 +71,11 @@ fn readers_that_take_nothing_queue_nothing() {
         .collect();
     until("all are being answered", || world.received().len() >= 64 * REQUEST.len());
     world.serves_long();
+    let each = world.settled().saturating_sub(before) / 64;
+    println!("a reader takes {} KiB", each >> 10);
+    // 144 KiB wait to be written, passed by at most one piece; one more piece is handed over, and one read ahead. A
+    // piece is what the connection to the application reads at once, up to 132 KiB. The answers have 64 MiB.
+    assert!(each < (144 + 3 * 132 + 20) << 10, "a reader takes {} KiB", each >> 10);
     world.is_small();
     drop(streams);
 }

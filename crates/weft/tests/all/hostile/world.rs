@@ -204,6 +204,22 @@ impl World {
         assert!(own < CEILING, "the proxy takes {} MiB", own >> 20);
     }
 
+    /// The proxy's own memory, once it has stopped to change: nothing tells when buffers are as full as they get.
+    pub(crate) fn settled(&self) -> u64 {
+        let start = Instant::now();
+        let mut before = own(self.proxy.id());
+        loop {
+            for _ in 0..15 {
+                pause();
+            }
+            let now = own(self.proxy.id());
+            if now.abs_diff(before) < 256 << 10 || start.elapsed() > PATIENCE {
+                return now;
+            }
+            before = now;
+        }
+    }
+
     /// Connections open at the port, by the proxy's own gauge.
     pub(crate) fn open_connections(&self) -> u64 {
         self.metric("weft_accepted_connections{listener=\"bind\"}")
