@@ -4,13 +4,14 @@
 //! One `Metrics` a direction, handed in at construction. Never looks a label up per request.
 
 use http::StatusCode;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use weft_decide::classify::Class;
 use weft_model::meta::Meta;
 use weft_model::reason::{Code, Hop, grpc_name};
 use weft_telemetry::metrics::LATENCY_MS;
-use weft_telemetry::{Counter, Family, Histogram, Registry, Split};
+use weft_telemetry::{Counter, Family, Histogram, Registry, Split, Written};
 
 /// A label set resolved to text pairs once.
 pub type Pairs = Vec<(String, String)>;
@@ -81,8 +82,8 @@ impl Ending {
         status | grpc << 16 | error << 33 | u64::from(self.class == Class::Failure) << 48
     }
 
-    fn pairs(&self, base: &Pairs) -> Pairs {
-        let mut pairs = base.clone();
+    fn pairs(&self) -> Pairs {
+        let mut pairs = Pairs::new();
         if let Some(status) = self.status {
             pairs.push(("status_code".into(), status.as_str().into()));
         }
@@ -115,8 +116,7 @@ struct ExchangeFamilies {
 #[derive(Debug)]
 struct PolicyFamilies {
     requests: Option<Family<Counter>>,
-    duration: Family<Histogram>,
-    statuses: Family<Counter>,
+    outcomes: OutcomeFamilies,
     backend: Option<BackendFamilies>,
     retries: Option<RetryFamilies>,
 }
@@ -124,8 +124,7 @@ struct PolicyFamilies {
 #[derive(Debug)]
 struct BackendFamilies {
     requests: Family<Counter>,
-    duration: Family<Histogram>,
-    statuses: Family<Counter>,
+    outcomes: OutcomeFamilies,
 }
 
 #[derive(Debug)]
@@ -161,18 +160,22 @@ impl PolicyFamilies {
         let attempt = "Time from an attempt's dispatch to the end of its response.";
         Self {
             requests: None,
-            duration: registry
-                .histograms(&name("request_duration_seconds"), request, ROUTE_SECONDS)
-                .labels(ROUTE_KEYS),
-            statuses: counters("request_statuses_total", "Requests by outcome.").labels(ROUTE_STATUS_KEYS),
+            outcomes: OutcomeFamilies::new(
+                registry
+                    .histograms(&name("request_duration_seconds"), request, ROUTE_SECONDS)
+                    .labels(ROUTE_KEYS),
+                counters("request_statuses_total", "Requests by outcome.").labels(ROUTE_STATUS_KEYS),
+            ),
             backend: Some(BackendFamilies {
                 requests: counters("backend_requests_total", "Attempts sent to a backend.")
                     .labels(BACKEND_KEYS),
-                duration: registry
-                    .histograms(&name("backend_response_duration_seconds"), attempt, BACKEND_SECONDS)
-                    .labels(BACKEND_KEYS),
-                statuses: counters("backend_response_statuses_total", "Attempts by outcome.")
-                    .labels(BACKEND_STATUS_KEYS),
+                outcomes: OutcomeFamilies::new(
+                    registry
+                        .histograms(&name("backend_response_duration_seconds"), attempt, BACKEND_SECONDS)
+                        .labels(BACKEND_KEYS),
+                    counters("backend_response_statuses_total", "Attempts by outcome.")
+                        .labels(BACKEND_STATUS_KEYS),
+                ),
             }),
             retries: Some(RetryFamilies {
                 requests: counters("retry_requests_total", "Retries sent.").labels(ROUTE_KEYS),
@@ -191,12 +194,12 @@ impl PolicyFamilies {
             requests: Some(
                 registry.counters(&name("requests_total"), "Requests received.").labels(INBOUND_KEYS),
             ),
-            duration: registry
-                .histograms(&name("request_duration_seconds"), request, BACKEND_SECONDS)
-                .labels(INBOUND_KEYS),
-            statuses: registry
-                .counters(&name("statuses_total"), "Requests by status.")
-                .labels(INBOUND_STATUS_KEYS),
+            outcomes: OutcomeFamilies::new(
+                registry
+                    .histograms(&name("request_duration_seconds"), request, BACKEND_SECONDS)
+                    .labels(INBOUND_KEYS),
+                registry.counters(&name("statuses_total"), "Requests by status.").labels(INBOUND_STATUS_KEYS),
+            ),
             backend: None,
             retries: None,
         }
@@ -277,7 +280,7 @@ impl Metrics {
             limit: r.limit.series(&labels[..]),
             overflow: r.overflow.series(&labels[..]),
         });
-        let outcome = Outcomes::new((&families.duration, &families.statuses), labels, self.status(kind));
+        let outcome = families.outcomes.of(&labels, self.status(kind));
         RouteMetrics {
             requests,
             outcome: Some(outcome),
@@ -315,7 +318,7 @@ impl Metrics {
         push_meta(&mut labels, "backend", backend);
         BackendMetrics {
             requests: Some(families.requests.series(&labels[..])),
-            outcome: Some(Outcomes::new((&families.duration, &families.statuses), labels, self.status(kind))),
+            outcome: Some(families.outcomes.of(&labels, self.status(kind))),
         }
     }
 
@@ -379,7 +382,7 @@ pub struct Exchange {
     latency: Split<Histogram>,
     responses: Split<Counter>,
     families: Arc<ExchangeFamilies>,
-    labels: Pairs,
+    labels: Written,
 }
 
 impl Exchange {
@@ -389,7 +392,7 @@ impl Exchange {
             latency: Split::default(),
             responses: Split::default(),
             families: families.clone(),
-            labels,
+            labels: Written::new(&labels[..]),
         }
     }
 
@@ -400,17 +403,13 @@ impl Exchange {
 
     /// Counts the time until the first frame of a response's body.
     pub fn answered(&self, status: StatusCode, after: Duration) {
-        let resolve = || {
-            let mut labels = self.labels.clone();
-            labels.push(("status_code".into(), status.as_str().into()));
-            self.families.latency.series(&labels[..])
-        };
+        let resolve = || self.families.latency.series(&(&self.labels, [("status_code", status.as_str())]));
         self.latency.with(status.as_u16().into(), resolve, |h| h.observe_millis(after));
     }
 
     /// Counts the end of an exchange.
     pub fn ended(&self, ending: &Ending) {
-        let resolve = || self.families.responses.series(&ending.pairs(&self.labels)[..]);
+        let resolve = || self.families.responses.series(&(&self.labels, &ending.pairs()[..]));
         self.responses.with(ending.key(), resolve, Counter::inc);
     }
 
@@ -420,13 +419,21 @@ impl Exchange {
     }
 }
 
+/// The families of durations and statuses, and the label sets of theirs in use.
+#[derive(Debug)]
+struct OutcomeFamilies {
+    duration: Family<Histogram>,
+    statuses: Family<Counter>,
+    known: Mutex<HashMap<Written, Weak<Outcomes>>>,
+}
+
 /// Duration and status counters of one label set.
 #[derive(Debug)]
 struct Outcomes {
     duration: Histogram,
     statuses: Split<Counter>,
     family: Family<Counter>,
-    labels: Pairs,
+    labels: Written,
     status: Status,
 }
 
@@ -458,23 +465,39 @@ impl Status {
     }
 }
 
-impl Outcomes {
-    fn new(
-        (duration, statuses): (&Family<Histogram>, &Family<Counter>),
-        labels: Pairs,
-        status: Status,
-    ) -> Self {
-        let duration = duration.series(&labels[..]);
-        Self { duration, statuses: Split::default(), family: statuses.clone(), labels, status }
+impl OutcomeFamilies {
+    fn new(duration: Family<Histogram>, statuses: Family<Counter>) -> Self {
+        Self { duration, statuses, known: Mutex::default() }
     }
 
+    /// The outcomes of one label set, shared by all that count there: most plans of destinations without a policy do.
+    fn of(&self, labels: &Pairs, status: Status) -> Arc<Outcomes> {
+        let labels = Written::new(&labels[..]);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(outcomes) = known.get(&labels).and_then(Weak::upgrade) {
+            return outcomes;
+        }
+        if known.len() == known.capacity() {
+            known.retain(|_, outcomes| outcomes.strong_count() > 0); // before it would grow
+        }
+        let outcomes = Arc::new(Outcomes {
+            duration: self.duration.series(&labels),
+            statuses: Split::default(),
+            family: self.statuses.clone(),
+            labels: labels.clone(),
+            status,
+        });
+        known.insert(labels, Arc::downgrade(&outcomes));
+        outcomes
+    }
+}
+
+impl Outcomes {
     fn ended(&self, ending: &Ending, after: Duration) {
         self.duration.observe_seconds(after);
         let resolve = || {
-            let mut labels = self.labels.clone();
-            labels.push(self.status.pair(ending));
-            labels.push(("error".into(), ending.error.map_or("", error_label).into()));
-            self.family.series(&labels[..])
+            let error = ("error".to_owned(), ending.error.map_or("", error_label).to_owned());
+            self.family.series(&(&self.labels, [self.status.pair(ending), error]))
         };
         self.statuses.with(self.status.key(ending), resolve, Counter::inc);
     }
@@ -500,7 +523,7 @@ fn error_label(code: Code) -> &'static str {
 #[derive(Debug, Default)]
 pub struct RouteMetrics {
     requests: Option<Counter>,
-    outcome: Option<Outcomes>,
+    outcome: Option<Arc<Outcomes>>,
     exchange: Option<Exchange>,
     actual: Option<Exchange>,
     /// Retry counters of a policy's route.
@@ -587,7 +610,7 @@ pub enum Granted {
 #[derive(Debug, Default)]
 pub struct BackendMetrics {
     requests: Option<Counter>,
-    outcome: Option<Outcomes>,
+    outcome: Option<Arc<Outcomes>>,
 }
 
 impl BackendMetrics {

@@ -12,4 +12,4 @@ pub mod process;
 pub mod text;
 
 pub use metrics::{Counter, Family, Float, Gauge, Histogram, Limits, Registry, Split};
-pub use text::{LabelWriter, Labels};
+pub use text::{LabelWriter, Labels, Written};

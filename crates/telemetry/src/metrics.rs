@@ -409,35 +409,40 @@ impl<M: Metric> Series<M> {
 
 /// Handles of the series that differ in one small closed thing, such as the status of a response, so
 /// that the request path resolves each only once. Finding one takes no lock. The first `SLOTS` keys
-/// are remembered; later ones are resolved each time.
+/// are remembered; later ones are resolved each time. Most have one key, so only one is kept in place.
 #[derive(Debug)]
 pub struct Split<M> {
-    slots: [OnceLock<(u64, M)>; SLOTS],
+    first: Slot<M>,
+    others: OnceLock<Box<[Slot<M>; SLOTS - 1]>>,
 }
+
+type Slot<M> = OnceLock<(u64, M)>;
 
 /// Eight statuses are more than a route shows in ordinary life.
 const SLOTS: usize = 8;
 
 impl<M> Default for Split<M> {
     fn default() -> Self {
-        Self { slots: [const { OnceLock::new() }; SLOTS] }
+        Self { first: OnceLock::new(), others: OnceLock::new() }
     }
 }
 
 impl<M: Metric> Split<M> {
     /// Applies `update` to the handle of `key`, which `resolve` gets from the family at first use.
     pub fn with(&self, key: u64, resolve: impl FnOnce() -> M, update: impl FnOnce(&M)) {
-        let known = self.slots.iter().map_while(OnceLock::get).find(|(known, _)| *known == key);
+        let others = self.others.get().into_iter().flat_map(|others| others.iter());
+        let slots = std::iter::once(&self.first).chain(others);
+        let known = slots.map_while(OnceLock::get).find(|(known, _)| *known == key);
         if let Some((_, metric)) = known {
             return update(metric);
         }
         let metric = resolve();
         update(&metric);
-        for slot in &self.slots {
-            // Another thread may have filled it meanwhile, perhaps with the same key.
-            if slot.get_or_init(|| (key, metric.clone())).0 == key {
-                return;
-            }
+        // Another thread may have filled a slot meanwhile, perhaps with the same key.
+        let taken = |slot: &Slot<M>| slot.get_or_init(|| (key, metric.clone())).0 == key;
+        if !taken(&self.first) {
+            let others = self.others.get_or_init(|| Box::new([const { OnceLock::new() }; SLOTS - 1]));
+            others.iter().any(taken);
         }
     }
 }

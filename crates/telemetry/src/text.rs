@@ -5,6 +5,7 @@
 //! from the control plane, so their alphabet is enforced. Never decides which series exist.
 
 use std::fmt::{self, Display, Write as _};
+use std::sync::Arc;
 
 /// Longest label value, in bytes; the rest is cut. A SPIFFE id may have 2,048 bytes by its standard,
 /// but real ones stay far below; the bound exists so that a stranger cannot make a scrape huge.
@@ -49,6 +50,29 @@ impl<K: AsRef<str>, V: AsRef<str>> Labels for [(K, V)] {
 impl<K: AsRef<str>, V: AsRef<str>, const N: usize> Labels for [(K, V); N] {
     fn write(&self, out: &mut LabelWriter<'_>) {
         self.as_slice().write(out);
+    }
+}
+
+/// Pairs written once, for who keeps labels to add others to them: a fraction of the size of the pairs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Written(Arc<str>);
+
+impl Written {
+    /// Writes the pairs.
+    pub fn new(labels: &(impl Labels + ?Sized)) -> Self {
+        let mut text = String::new();
+        labels.write(&mut LabelWriter::new(&mut text));
+        Self(text.into())
+    }
+}
+
+/// The pairs as they are; those of a set written before it must not be among them.
+impl Labels for Written {
+    fn write(&self, out: &mut LabelWriter<'_>) {
+        if !out.text.is_empty() && !self.0.is_empty() {
+            out.text.push(',');
+        }
+        out.text.push_str(&self.0);
     }
 }
 
