@@ -12,14 +12,20 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::runtime::Handle;
+use weft_identity::anchors::Anchors;
 use weft_identity::authority::{Authority, Lifetimes};
+use weft_identity::store::{LocalName, Store};
 use weft_model::destination::{EndpointInfo, ProtocolHint};
-use weft_model::identity::TlsTarget;
+use weft_model::identity::{Id, TlsTarget};
 use weft_net::prefixed::Bounds;
+use weft_net::stream::Stream;
 use weft_net::web::{self, Fetched};
 use weft_proxy::settings::{Inputs, Settings, Values};
 use weft_proxy::{Proxy, World};
+use weft_wire::header::{self, Header, Session};
 
 /// Short limits, for tests in real time; yet not so short that a machine busy with other tests reaches them.
 const SHORT: &[(&str, &str)] = &[
@@ -54,6 +60,15 @@ pub struct Mesh {
     at: SocketAddr,
     anchors: String,
     scratch: Scratch,
+}
+
+/// What a client asks for in its handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alpn {
+    /// The protocol of transport headers.
+    TransportHeader,
+    /// Nothing.
+    None,
 }
 
 /// A directory that goes with the test.
@@ -107,6 +122,35 @@ impl Mesh {
     pub async fn start_plane(&mut self, manner: Manner) {
         self.kill_plane().await;
         self.plane = Some(Plane::start(self.at, &self.facts, manner));
+    }
+
+    /// A workload's connection to the port of `target` through `inbound`, another proxy's: in mutual TLS,
+    /// with the transport header of an HTTP/1 session said, whether or not its protocol was asked for.
+    pub async fn secured(
+        &self,
+        name: &str,
+        inbound: SocketAddr,
+        target: &EndpointInfo,
+        alpn: Alpn,
+    ) -> Stream {
+        let name = identity(name).parse::<Id>().unwrap();
+        let store = Store::new(
+            LocalName { id: name.clone(), server_name: name.as_str().parse().unwrap() },
+            Anchors::from_pem(&self.anchors).unwrap(),
+        );
+        let (issued, key) = self.facts.authority().issue_own(&name).unwrap();
+        store.install([vec![issued.leaf], issued.intermediates].concat(), key).unwrap();
+        let asked: &[&[u8]] = match alpn {
+            Alpn::TransportHeader => &[header::ALPN],
+            Alpn::None => &[],
+        };
+        let tcp = Stream::tcp(TcpStream::connect(inbound).await.unwrap());
+        let mut stream = store.connect(tcp, target.tls.as_ref().unwrap(), asked).await.unwrap().stream;
+        let port = target.addr.port().try_into().unwrap();
+        let header = Header { port, name: None, session: Some(Session::Http1) };
+        stream.write_all(&header.encode()).await.unwrap();
+        stream.flush().await.unwrap();
+        stream
     }
 
     /// Starts the proxy of a workload with settings of its own, and waits until it is ready.

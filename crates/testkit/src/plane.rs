@@ -73,6 +73,11 @@ impl Facts {
         }
     }
 
+    /// Who signs the certificates of this mesh.
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
     /// Says where a name (`host:port`) is.
     pub fn endpoints(&self, name: &str, said: Said<Vec<EndpointInfo>>) {
         entry(&self.endpoints, name, Said::Refused(Code::InvalidArgument)).send_replace(said);

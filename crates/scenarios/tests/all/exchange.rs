@@ -26,6 +26,12 @@ async fn an_http1_request_passes_two_proxies_and_both_sides_see_mutual_tls() {
         (seen[0].uri().to_string().as_str(), &seen[0].headers()["host"]),
         ("/a?b=c", &"web".parse().unwrap())
     );
+    for (protocol, connections) in
+        [("session_protocol=\"http/2\"", 1.0), ("session_protocol=\"http/1\"", 0.0)]
+    {
+        let told = pair.server.metric("inbound_tcp_transport_header_connections_total", &[protocol]).await;
+        assert_eq!(told, connections, "{protocol}: it is carried over the one HTTP/2 connection");
+    }
     let outbound = pair.client.metric("request_total", &["direction=\"outbound\"", "tls=\"true\""]).await;
     let inbound = pair.server.metric("request_total", &["direction=\"inbound\"", "tls=\"true\""]).await;
     assert_eq!((outbound, inbound), (1.0, 1.0));

@@ -3,10 +3,11 @@
 use crate::world::{Pair, WEB, plain, proxy_of, proxy_to};
 use http::{Response, Version};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weft_model::destination::{EndpointInfo, ProtocolHint};
 use weft_net::body::Body;
-use weft_testkit::application::{Application, with_trailers};
+use weft_testkit::application::{Application, read, takes, with_trailers};
 use weft_testkit::client::{Raw, exchange};
 use weft_testkit::mesh::Mesh;
 use weft_testkit::plane::Said;
@@ -40,6 +41,7 @@ async fn a_client_that_expects_is_told_to_continue() {
     assert_eq!(raw.answer().await.status, 100);
     raw.send("body").await;
     assert_eq!(raw.answer().await.text(), "body");
+    assert_eq!(pair.app.seen()[0].headers()["expect"], "100-continue", "the application is asked, too");
 }
 
 #[tokio::test]
@@ -103,7 +105,9 @@ async fn a_first_line_that_dribbles_in_is_still_http() {
         tokio::task::yield_now().await;
     }
     assert_eq!(raw.answer().await.text(), "patient");
-    assert_eq!(pair.app.seen()[0].uri().path(), "/slow");
+    let seen = &pair.app.seen()[0];
+    assert_eq!(seen.uri().path(), "/slow");
+    assert!(seen.headers().contains_key("l5d-client-id"), "relayed as bytes, it would have arrived, too");
 }
 
 /// An application that switches to another protocol and then echoes bytes.
@@ -301,6 +305,37 @@ async fn an_expectation_that_is_refused_is_answered_with_the_refusal() {
         answer = raw.answer().await;
     }
     assert_eq!((answer.status, answer.text().as_str()), (417, "no"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_answer_in_http_1_0_is_given_in_the_clients_version() {
+    let (app, _) = answering("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    let pair = Pair::around(app).await;
+    let mut raw = Raw::connect(pair.client.upstream()).await;
+    // Twice: the client's connection is not closed for what the application cannot do.
+    for _ in 0..2 {
+        raw.send("GET / HTTP/1.1\r\nhost: web\r\n\r\n").await;
+        assert_eq!(raw.bytes(12).await, b"HTTP/1.1 200");
+        let mut rest = Vec::new();
+        while !rest.ends_with(b"\r\n\r\nok") {
+            rest.extend(raw.bytes(1).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_has_said_all_is_still_answered() {
+    let app = Application::http(|request| async move {
+        let _ = read(request.into_body()).await;
+        takes(Duration::from_millis(100)).await;
+        Response::new(Body::from("late"))
+    });
+    let pair = Pair::around(app.await).await;
+    let mut raw = Raw::connect(pair.client.upstream()).await;
+    raw.send("POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 4\r\n\r\nonce").await;
+    raw.finish().await;
+    let all = String::from_utf8(raw.rest().await).unwrap();
+    assert!(all.starts_with("HTTP/1.1 200") && all.ends_with("late"), "{all}");
 }
 
 #[tokio::test]

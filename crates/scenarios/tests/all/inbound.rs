@@ -12,7 +12,7 @@ use weft_model::policy::{Authorization, DefaultPolicy, InboundPolicy, InboundPro
 use weft_testkit::application::Application;
 use weft_testkit::client::{Raw, exchange, get};
 use weft_testkit::hello::{client_hello, records};
-use weft_testkit::mesh::{Mesh, identity};
+use weft_testkit::mesh::{Alpn, Mesh, identity};
 use weft_testkit::plane::Said;
 use weft_testkit::until;
 
@@ -216,7 +216,8 @@ async fn loops_are_refused() {
     pair.mesh.facts.endpoints(WEB, Said::Told(vec![to_itself]));
     until("the peer is refused", async || {
         let _ = get(pair.client.upstream(), "/").await;
-        pair.server.metric("weft_reasons_total", &["\"loop-detected\""]).await > 0.0
+        // At once, and not only where the proxy would connect to itself.
+        pair.server.metric("weft_reasons_total", &["\"loop-detected\"", "phase=\"accept\""]).await > 0.0
     })
     .await;
     // One that names another of its listeners is told so.
@@ -249,4 +250,20 @@ async fn the_inbound_port_itself_is_for_meshed_peers_alone() {
     }
     assert_eq!(pair.server.metric("weft_reasons_total", &["\"transport-header\""]).await, 2.0);
     assert_eq!(count.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_transport_header_counts_only_where_its_protocol_was_agreed_on() {
+    let pair = Pair::around(Application::saying("x").await).await;
+    let target = pair.server.meshed("web");
+    for (alpn, status) in [(Alpn::TransportHeader, Some("HTTP/1.1 200")), (Alpn::None, None)] {
+        let mut stream = pair.mesh.secured("peer", pair.server.proxy.inbound, &target, alpn).await;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert_eq!(answer.get(..12), status, "{answer}");
+    }
+    assert_eq!(pair.server.metric("weft_reasons_total", &["\"transport-header\""]).await, 1.0);
+    assert_eq!(pair.app.seen().len(), 1);
 }

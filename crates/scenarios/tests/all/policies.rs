@@ -93,7 +93,8 @@ async fn the_policys_detect_timeout_is_obeyed() {
 async fn an_opaque_policy_relays_even_http_untouched() {
     let bytes = saying_bytes("220 ").await;
     let opaque = OutboundProtocol::Opaque(vec![tcp_route("opaque", &[], to(&name("bytes")))]);
-    let (_mesh, proxy) = ruled(opaque, &[("bytes", &bytes)], &[]).await;
+    let settings = [("OUTBOUND_DETECT_TIMEOUT", "1h")];
+    let (_mesh, proxy) = ruled(opaque, &[("bytes", &bytes)], &settings).await;
     let mut raw = Raw::connect(proxy.upstream()).await;
     assert_eq!(raw.bytes(4).await, b"220 ", "the server speaks first");
     let request = "GET / HTTP/1.1\r\nhost: web\r\nweft-reason: mine\r\nconnection: close\r\n\r\n";

@@ -39,7 +39,8 @@ async fn a_server_may_speak_first_on_an_opaque_port() {
         let _ = tcp.read_u8().await;
     });
     let app = app.await;
-    let (mesh, proxy) = plain(&[&app], &[]).await;
+    // Nobody looks at the first bytes, or this would take an hour.
+    let (mesh, proxy) = plain(&[&app], &[("OUTBOUND_DETECT_TIMEOUT", "1h")]).await;
     mesh.facts.profile(WEB, opaque());
     let mut raw = Raw::connect(proxy.upstream()).await;
     assert_eq!(raw.bytes(9).await, b"220 ready");
