@@ -62,6 +62,8 @@ async fn reports_of_a_replaced_endpoint_are_ignored() {
     world.backend.apply(Change::Add(changed));
     old.readiness.set(EndpointState::Ready);
     assert_eq!(world.backend.pick(now(), 0).unwrap_err().cause, Cause::AllUnready);
+    old.readiness.set(failed("long ago"));
+    assert_eq!(world.backend.snapshot().last_failure, None, "nor is its failure told");
     world.set(1, EndpointState::Ready);
     assert!(world.backend.pick(now(), 0).is_ok());
 }

@@ -295,7 +295,9 @@ async fn a_hanging_controller_counts_as_dead_after_one_keepalive() {
     world.net.freeze(addr(1));
     let begun = Instant::now();
     let request = http::Request::post("/Destination/Get").body(Body::empty()).unwrap();
-    let error = world.channel.clone().oneshot(request).await.unwrap_err();
+    let call = world.channel.clone().oneshot(request);
+    let ended = tokio::time::timeout(Duration::from_secs(60), call).await;
+    let error = ended.expect("the call ends with its connection").unwrap_err();
     assert!(matches!(error.downcast_ref(), Some(ChannelError::Http2(_))), "{error}");
     assert!(begun.elapsed() <= Duration::from_secs(13), "{:?}", begun.elapsed());
     assert_eq!(world.replicas.snapshot().ready, 0);

@@ -232,7 +232,7 @@ pub(crate) fn open(at: SocketAddr, security: Security) -> (Channel, Replicas) {
 pub(crate) fn discover(channel: Channel) -> Discover {
     let settings = Settings {
         backoff: BACKOFF,
-        first_answer: Duration::from_millis(300),
+        first_answer: Duration::from_secs(1),
         networks: vec!["10.0.0.0/8".parse().unwrap()],
         ..Settings::default()
     };

@@ -33,6 +33,8 @@ async fn the_state_shows_destinations_endpoints_policies_certificate_and_setting
     let pair = Pair::around(Application::saying("x").await).await;
     assert_eq!(get(pair.client.upstream(), "/").await.status, 200);
     let state = pair.client.state().await;
+    assert_eq!(state["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(state["reasons_version"], weft_model::reason::VERSION);
     let outbound = &state["outbound"][0];
     assert_eq!(outbound["destination"], WEB);
     let endpoint = &outbound["plan"]["http"][0]["backends"][0]["endpoints"][0];

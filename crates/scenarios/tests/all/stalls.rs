@@ -9,7 +9,7 @@ use weft_net::body::Body;
 use weft_testkit::application::{Application, piecewise, read};
 use weft_testkit::client::{ask, get, http2};
 use weft_testkit::mesh::Running;
-use weft_testkit::until;
+use weft_testkit::{until, within};
 
 /// Far above the windows between an application and a client.
 const LARGE: usize = 8 << 20;
@@ -61,19 +61,29 @@ async fn a_slow_reader_that_goes_on_reading_gets_everything() {
 
 #[tokio::test]
 async fn a_stream_with_nothing_to_send_outlives_every_limit() {
-    let limits = [("OUTBOUND_STALL_TIMEOUT", "50ms"), ("OUTBOUND_REQUEST_BODY_TIMEOUT", "50ms")];
-    let own = [("INBOUND_STALL_TIMEOUT", "50ms"), ("INBOUND_REQUEST_BODY_TIMEOUT", "50ms")];
+    // Long enough for a busy machine to pass what is sent at first.
+    let limits = [("OUTBOUND_STALL_TIMEOUT", "1s"), ("OUTBOUND_REQUEST_BODY_TIMEOUT", "50ms")];
+    let own = [("INBOUND_STALL_TIMEOUT", "1s"), ("INBOUND_REQUEST_BODY_TIMEOUT", "50ms")];
     let pair = Pair::with(Application::echo().await, &own, &limits).await;
     let mut client = http2(pair.client.upstream()).await;
     let (sender, body) = piecewise();
     let mut echoed = ask(&mut client, request(body)).await.unwrap().into_body();
-    // Other requests come and go for many times the limits.
+    // First more than a window, so that the stream had something to send when its client was full.
+    let much = Bytes::from(vec![7; 500_000]);
+    sender.send(much.clone()).await.unwrap();
+    let mut came = 0;
+    while came < much.len() {
+        let frame = within("what was sent", echoed.frame()).await.unwrap().unwrap();
+        came += frame.into_data().unwrap().len();
+    }
+    // Other requests come and go for longer than the limits.
     let began = Instant::now();
-    while began.elapsed() < Duration::from_millis(500) {
+    while began.elapsed() < Duration::from_millis(2500) {
         assert_eq!(get(pair.client.upstream(), "/").await.status, 200);
     }
     sender.send(Bytes::from_static(b"still here")).await.unwrap();
-    assert_eq!(echoed.frame().await.unwrap().unwrap().into_data().unwrap(), "still here");
+    let last = within("the last frame", echoed.frame()).await.unwrap().unwrap();
+    assert_eq!(last.into_data().unwrap(), "still here");
     for proxy in [&pair.client, &pair.server] {
         assert_eq!(proxy.metric("weft_limit_reached_total", &[]).await, 0.0);
     }
