@@ -5,6 +5,7 @@
 
 mod beside;
 mod commands;
+mod data_path;
 mod demo;
 mod machine;
 mod supervise;

@@ -5,6 +5,7 @@
 //! a single-threaded one, on the main thread, for what must go on when the data path is saturated.
 
 use super::{BAD_USAGE, Environment, fail, refuse};
+use crate::data_path::DataPath;
 use crate::machine;
 use clap::{Arg, ArgAction, ArgMatches};
 use std::path::Path;
@@ -134,18 +135,14 @@ fn read_join(path: &Path) -> Result<Vec<(&'static str, String)>, Vec<String>> {
 fn start(settings: Settings, values: Values, log: LogLevel) -> ExitCode {
     let workers = workers::count(&settings.cores, &machine::read());
     tracing::info!(workers, version = env!("CARGO_PKG_VERSION"), "starting");
-    let data = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
-        .thread_name("data")
-        .enable_all()
-        .build();
+    let data = DataPath::start(workers);
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let (data, control) = match (data, control) {
         (Ok(data), Ok(control)) => (data, control),
         (Err(error), _) | (_, Err(error)) => return fail(format_args!("cannot start threads: {error}")),
     };
     let outcome = control.block_on(serve(settings, &values, log, (&data, &control)));
-    data.shutdown_timeout(LAST_WAIT);
+    data.end(LAST_WAIT);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(error),
@@ -157,7 +154,7 @@ async fn serve(
     settings: Settings,
     values: &Values,
     log: LogLevel,
-    (data, control): (&Runtime, &Runtime),
+    (data, control): (&DataPath, &Runtime),
 ) -> Result<(), Box<dyn std::error::Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
