@@ -12,6 +12,7 @@ mod check;
 mod contender;
 mod failure;
 mod frame;
+mod layout;
 mod load;
 mod machine;
 mod measure;
@@ -29,6 +30,7 @@ use case::{Case, Contender};
 use clap::Parser;
 use contender::Site;
 use failure::Failure;
+use layout::Phase;
 use load::Load;
 use measure::Plan;
 use process::Seats;
@@ -53,6 +55,8 @@ enum Action {
     Run(Box<Run>),
     /// Say where the time of Weft's proxies goes, crate by crate (needs perf and addr2line)
     Profile(Profile),
+    /// Write the order in which the linker puts the functions of a proxy (needs valgrind)
+    Layout(Layout),
     /// Say which programs are found, and their versions
     Programs(Given),
 }
@@ -68,6 +72,15 @@ struct Profile {
     /// Write the tables into this file as well
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    given: Given,
+}
+
+#[derive(clap::Args)]
+struct Layout {
+    /// The linker script that is written
+    #[arg(long, value_name = "FILE", default_value = "crates/weft/layout.ld")]
+    out: PathBuf,
     #[command(flatten)]
     given: Given,
 }
@@ -134,6 +147,7 @@ fn main() -> ExitCode {
         (_, Err(error)) => Err(Failure::Io { what: "the runtime".to_owned(), error }),
         (Action::Programs(given), _) => list(&given),
         (Action::Profile(arguments), Ok(runtime)) => runtime.block_on(profile(&arguments)),
+        (Action::Layout(arguments), Ok(runtime)) => runtime.block_on(layout(&arguments)),
         (Action::Run(arguments), Ok(runtime)) => runtime.block_on(run(&arguments)),
     };
     match outcome {
@@ -233,6 +247,39 @@ async fn profile(arguments: &Profile) -> Result<(), Failure> {
         Some(file) => std::fs::write(file, text).map_err(Failure::io(file.display().to_string())),
         None => Ok(()),
     }
+}
+
+/// Sees which functions Weft's proxies run, from their start to the end of each case's load.
+async fn layout(arguments: &Layout) -> Result<(), Failure> {
+    let mut programs = Programs::find(&arguments.given)?;
+    let seats = Seats::find();
+    seats.settle()?;
+    let workshop = Workshop::create(false)?;
+    let app = app::start().await.map_err(Failure::io("the application"))?;
+    let binary = contender::installed(&programs.weft, Contender::Weft)?.to_owned();
+    if let Some(weft) = &mut programs.weft {
+        weft.path = layout::watched(&binary, &workshop.dir)?;
+    }
+    let mut ran = layout::Ran::default();
+    for case in Case::ALL.into_iter().filter(|case| *case != Case::Memory) {
+        let site = Site { app: &app, programs: &programs, seats, dir: workshop.dir.join(case.name()) };
+        let running = contender::start(Contender::Weft, case, &site).await?;
+        for pid in running.pids() {
+            ran.take(pid, Phase::Start, &workshop.dir)?;
+        }
+        let load = Load::start(case.traffic(1), running.entry, layout::CONNECTIONS);
+        tokio::time::sleep(layout::LOAD).await;
+        let outcome = load.finish().await;
+        if let Some(error) = outcome.errors.first() {
+            return Err(Failure::Machine(format!("{}: {error}", case.name())));
+        }
+        for pid in running.pids() {
+            ran.take(pid, Phase::Traffic, &workshop.dir)?;
+        }
+        println!("{}: {} {}s", case.title(), outcome.done, case.unit());
+    }
+    let script = ran.script(&binary)?;
+    std::fs::write(&arguments.out, &script).map_err(Failure::io(arguments.out.display().to_string()))
 }
 
 fn plan(arguments: &Run) -> Plan {

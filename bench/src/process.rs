@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 /// A program that does not listen by then will not.
-const START: Duration = Duration::from_secs(15);
+const START: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Which processor something runs on. Proxies have one for themselves; everything else shares the other, so

@@ -238,7 +238,11 @@ impl Profile {
     }
 }
 
-fn output(command: &mut Command) -> Result<String, Failure> {
+/// What a program prints.
+///
+/// # Errors
+/// It is not installed, or says that it failed.
+pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.stderr(Stdio::null()).output().map_err(Failure::io(name.clone()))?;
     if !output.status.success() {

@@ -148,7 +148,7 @@ const IMPURE_CALLS: &[(&str, &str)] = &[
 ];
 
 /// Who may read the environment: the binary, and what is not part of the product.
-const ENVIRONMENT: &[&str] = &["crates/weft/src/main.rs", "xtask/", "bench/"];
+const ENVIRONMENT: &[&str] = &["crates/weft/src/main.rs", "crates/weft/build.rs", "xtask/", "bench/"];
 
 pub(super) fn check(tree: &Tree, findings: &mut Vec<Finding>) {
     for file in &tree.files {
