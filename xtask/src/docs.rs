@@ -1,7 +1,7 @@
 //! The generated documents: written by `cargo xtask docs`, compared by its tests.
 //!
 //! Each comes from the table that the program itself obeys, so that it cannot say something else. The
-//! documents of the settings are made and compared by crates/proxy/src/settings/document.rs. Called by
+//! documents of the settings are made and compared by crates/proxy/src/document.rs. Called by
 //! `main`; never reads a document to decide what it should hold.
 
 use crate::finding::Finding;

@@ -52,7 +52,7 @@ fn write_docs() -> ExitCode {
     // builds in seconds and works even while they do not compile.
     // That of the metrics comes from a running proxy, hence from a scenario.
     for (package, tests) in [
-        ("weft-proxy", ["--lib", "settings::document"].as_slice()),
+        ("weft-proxy", ["--lib", "document"].as_slice()),
         ("weft-control", &["--lib", "document"]),
         ("weft-scenarios", &["--test", "all", "metrics_document"]),
     ] {

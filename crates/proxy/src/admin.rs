@@ -5,7 +5,6 @@
 
 use crate::authz;
 use crate::limits::Limit;
-use crate::settings::ShutdownEndpoint;
 use crate::state;
 use crate::via::Shared;
 use flate2::Compression;
@@ -25,6 +24,7 @@ use weft_net::body::Body;
 use weft_net::socket::AcceptError;
 use weft_net::stream::Stream;
 use weft_net::web;
+use weft_settings::ShutdownEndpoint;
 use weft_telemetry::Registry;
 use weft_telemetry::log::LogLevel;
 

@@ -3,10 +3,10 @@
 //! Made by `serve` once TLS is settled; part of every `Via`. Plain data.
 
 use crate::reply::Openness;
-use crate::settings::InformationalHeaders;
 use std::net::SocketAddr;
 use weft_model::identity::Peer;
 use weft_model::reason::{Code, Hop, Phase, Reason};
+use weft_settings::InformationalHeaders;
 
 /// The client of a connection.
 #[derive(Debug)]

@@ -10,6 +10,8 @@ mod arrival;
 mod authz;
 mod client;
 pub mod detect;
+#[cfg(test)]
+mod document;
 mod forward;
 mod gauges;
 mod headers;
@@ -25,7 +27,6 @@ mod reply;
 mod report;
 mod run;
 mod serve;
-pub mod settings;
 mod state;
 mod target;
 mod timeout;

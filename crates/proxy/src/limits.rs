@@ -119,8 +119,8 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::SETTINGS;
     use std::collections::BTreeSet;
+    use weft_settings::SETTINGS;
 
     const ALL: [Limit; 17] = [
         Limit::MaxInFlight,

@@ -4,10 +4,10 @@
 //! guard wakes this only when it has to wait within a head, and whether a connection rests is looked at now and
 //! then. Never touches the stream.
 
-use crate::settings::{Direction, Http1Server};
 use crate::via::Via;
 use std::time::Duration;
 use weft_net::guard::{Handle, SlowHead};
+use weft_settings::{Direction, Http1Server};
 
 /// What the client let pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,7 +12,6 @@ use crate::limits::Limit;
 use crate::listen::{AcceptMetrics, Accepted, Bounds, Listener, Role};
 use crate::report::Reports;
 use crate::serve;
-use crate::settings::{Controller, Direction, IdentitySource, Settings};
 use crate::target::{Aim, Each, OwnAddresses};
 use crate::via::{Drains, Shared};
 use std::net::{IpAddr, SocketAddr};
@@ -47,6 +46,7 @@ use weft_net::original::original_dst;
 use weft_net::stream::Stream;
 use weft_route::metrics::Metrics;
 use weft_route::retry::Budget;
+use weft_settings::{Controller, Direction, IdentitySource, Settings};
 use weft_telemetry::log::LogLevel;
 use weft_telemetry::{Limits, Registry};
 use weft_wire::services::Channel;
@@ -264,8 +264,8 @@ impl Listeners {
                 )
             })?;
         let upstream =
-            |u: &crate::settings::Upstream| Ok((bind(u.listen, Role::Upstream)?, Addr::Name(u.dst.clone())));
-        let bound = |b: &crate::settings::InboundBind| Ok((bind(b.listen, Role::Bind)?, b.app));
+            |u: &weft_settings::Upstream| Ok((bind(u.listen, Role::Upstream)?, Addr::Name(u.dst.clone())));
+        let bound = |b: &weft_settings::InboundBind| Ok((bind(b.listen, Role::Bind)?, b.app));
         Ok(Self {
             outbound: settings
                 .listeners

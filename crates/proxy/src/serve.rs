@@ -14,7 +14,6 @@ use crate::opaque;
 use crate::overdue::{self, Overdue};
 use crate::pace;
 use crate::reply::{self, Carried, Form, Grpc};
-use crate::settings::Direction;
 use crate::target::Aim;
 use crate::via::{Closing, Shared, Via};
 use http::{Method, Request, Response, StatusCode};
@@ -46,6 +45,7 @@ use weft_net::outbox::Outbox;
 use weft_net::prefixed::{self, Bounds, Outcome};
 use weft_net::stall::{self, Stallable, Stalled};
 use weft_net::stream::Stream;
+use weft_settings::Direction;
 use weft_wire::header::{self, Header, Progress, Session};
 
 /// A connection that was accepted.

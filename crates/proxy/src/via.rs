@@ -9,7 +9,6 @@ use crate::authz::{self, Asked, Authz, LastAllowed};
 use crate::client::Client;
 use crate::reply::Openness;
 use crate::report::{Reports, Subject};
-use crate::settings::Settings;
 use crate::target::Aim;
 use http::{Request, StatusCode};
 use std::sync::Arc;
@@ -23,6 +22,7 @@ use weft_net::drain::Drain;
 use weft_net::guard::Handle;
 use weft_net::stream::Stream;
 use weft_route::retry::Budget;
+use weft_settings::Settings;
 
 /// What every connection of the proxy shares.
 pub(crate) struct Shared {

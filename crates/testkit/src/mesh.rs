@@ -23,8 +23,8 @@ use weft_model::identity::{Id, TlsTarget};
 use weft_net::prefixed::Bounds;
 use weft_net::stream::Stream;
 use weft_net::web::{self, Fetched};
-use weft_proxy::settings::{Inputs, Settings, Values};
 use weft_proxy::{Proxy, World};
+use weft_settings::{Inputs, Settings, Values};
 use weft_wire::header::{self, Header, Session};
 
 /// Short limits, for tests in real time; yet not so short that a machine busy with other tests reaches them.

@@ -4,7 +4,7 @@
 
 use std::fs::read_to_string;
 use std::path::Path;
-use weft_proxy::settings::workers::{self, Group, Machine, Quota};
+use weft_settings::workers::{self, Group, Machine, Quota};
 
 /// Processors and quotas of this process.
 pub(crate) fn read() -> Machine {

@@ -16,13 +16,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("wire", &["model"]),
     // the data plane
     ("net", &["model"]),
+    // What a proxy is told, in the types of those who obey it.
+    ("settings", &["model", "net", "telemetry"]),
     ("identity", &["model", "net", "telemetry"]),
     ("balance", &["model", "telemetry"]),
     // An endpoint reports its readiness to its backend through `balance::Readiness`; `balance` knows no endpoint.
     ("connect", &["model", "wire", "net", "identity", "balance", "telemetry"]),
     ("route", &["model", "decide", "balance", "telemetry"]),
     ("discover", &["model", "wire", "net", "names", "identity", "balance", "connect", "route", "decide", "telemetry"]),
-    ("proxy", &["model", "wire", "net", "names", "identity", "balance", "connect", "route", "decide", "discover", "telemetry"]),
+    ("proxy", &["model", "wire", "net", "names", "identity", "balance", "connect", "route", "decide", "discover", "settings", "telemetry"]),
     // the control plane
     ("index", &["model", "decide"]),
     ("resources", &["model", "index"]),
@@ -30,9 +32,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     // to wire for its router, which the assembled services hang in
     ("control", &["model", "wire", "net", "identity", "index", "resources", "serve", "telemetry"]),
     // beside the house
-    ("testkit", &["model", "wire", "net", "identity", "proxy", "control", "telemetry", "index", "resources"]),
+    ("testkit", &["model", "wire", "net", "identity", "settings", "proxy", "control", "telemetry", "index", "resources"]),
     ("scenarios", &["model", "net", "identity", "proxy", "control", "telemetry", "testkit"]),
-    ("weft", &["model", "net", "identity", "index", "resources", "proxy", "control", "telemetry"]),
+    ("weft", &["model", "net", "identity", "index", "resources", "settings", "proxy", "control", "telemetry"]),
     ("xtask", &["model"]),
 ];
 

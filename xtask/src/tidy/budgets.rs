@@ -26,10 +26,7 @@ const CONTAINERS: &[&str] = &["crates/discover/src/cache.rs", "crates/discover/s
 
 /// What exceeds its budget today, and by how much: place, budget, size. A row may only shrink, and goes
 /// when its place fits; the check demands both.
-const RATCHET: &[(&str, &str, usize)] = &[
-    // Half of it is the table of settings with their documentation; to be split off when it grows again.
-    ("crates/proxy", "crate", 8051),
-];
+const RATCHET: &[(&str, &str, usize)] = &[];
 
 /// Crates that are not part of the product have no budget as a whole.
 const BESIDE: &[&str] = &["testkit", "scenarios", "xtask", "bench", "fuzz"];

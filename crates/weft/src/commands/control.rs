@@ -14,7 +14,7 @@ use weft_control::{Options, StreamLimits};
 use weft_identity::authority::IssuerFiles;
 use weft_model::name::DnsName;
 use weft_model::policy::DefaultPolicy;
-use weft_proxy::settings::grammar;
+use weft_settings::grammar;
 use weft_telemetry::log::{self, Format, Sink};
 
 pub(crate) const ABOUT: &str = "Run the control plane: serve proxies from a directory of manifests";

@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use weft_identity::join::JoinFile;
 use weft_proxy::World;
-use weft_proxy::settings::{Inputs, Kind, SETTINGS, Setting, Settings, Values, file, workers};
+use weft_settings::{Inputs, Kind, SETTINGS, Setting, Settings, Values, file, workers};
 use weft_telemetry::log::{self, LogLevel, Sink};
 
 pub(crate) const ABOUT: &str = "Run the proxy beside a workload";

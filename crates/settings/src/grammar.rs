@@ -4,7 +4,7 @@
 //! setting, for checking and for documentation. Called by `values` (check everything) and `build` (make
 //! types). Pure.
 
-use crate::settings::{InboundBind, Upstream};
+use crate::{InboundBind, Upstream};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

@@ -1,7 +1,7 @@
 //! Settings of the talk with the control plane: discovery, policy, channels and identity.
 
 use super::{Setting, setting};
-use crate::settings::grammar::Kind;
+use crate::grammar::Kind;
 
 pub(super) const DISCOVERY: &[Setting] = &[
     setting(

@@ -4,7 +4,7 @@
 //! what is checked here is how settings go together. Collects every mistake before it gives up.
 
 use super::*;
-use crate::settings::grammar::{self as read};
+use crate::grammar::{self as read};
 use std::str::FromStr;
 use weft_model::duration;
 
@@ -527,8 +527,8 @@ fn addresses_differ(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::SETTINGS;
-    use crate::settings::values::tests::values;
+    use crate::SETTINGS;
+    use crate::values::tests::values;
 
     const PEM: &str = "-----BEGIN CERTIFICATE-----";
 

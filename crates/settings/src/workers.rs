@@ -3,7 +3,7 @@
 //! Called by the binary, which reads the files named here and hands their texts in. Knows control groups of
 //! both versions. Pure.
 
-use crate::settings::Cores;
+use crate::Cores;
 
 /// What limits the processors of this process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::{SOME, SOME_U32};
 use super::{Setting, setting};
-use crate::settings::grammar::Kind;
+use crate::grammar::Kind;
 
 pub(super) const LISTENERS: &[Setting] = &[
     setting("OUTBOUND_LISTEN_ADDR", Kind::Socket, "Listener for redirected connections of the application.")

@@ -5,7 +5,7 @@
 //! mistake is told with the setting's name, the source of the text and what would have been accepted; a
 //! secret text is never repeated.
 
-use crate::settings::table::{NOT_OBEYED, Origin, SETTINGS, Setting};
+use crate::table::{NOT_OBEYED, Origin, SETTINGS, Setting};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -21,7 +21,7 @@ pub struct Inputs<'a> {
     pub flags: &'a [(String, String)],
     /// The environment; variables without one of the two prefixes are ignored.
     pub env: &'a BTreeMap<OsString, OsString>,
-    /// The configuration file, see [`crate::settings::file::parse`].
+    /// The configuration file, see [`crate::file::parse`].
     pub file: &'a [(String, String)],
     /// What a join file says, by setting name.
     pub join: &'a [(&'static str, String)],
@@ -407,7 +407,7 @@ fn derive(values: &mut [Value]) {
         values.iter().find(|v| v.setting.name == name).and_then(|v| v.text.clone())
     };
     let Some(workload) = text_of(values, "WORKLOAD") else { return };
-    let Some((namespace, name)) = crate::settings::grammar::workload(&workload) else { return };
+    let Some((namespace, name)) = crate::grammar::workload(&workload) else { return };
     let node = text_of(values, "NODE_NAME");
     let mut context = serde_json::json!({ "ns": namespace, "pod": name });
     if let (Some(node), Some(object)) = (node, context.as_object_mut()) {
@@ -424,7 +424,7 @@ fn derive(values: &mut [Value]) {
 }
 
 #[cfg(test)]
-pub(in crate::settings) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn strings(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -444,7 +444,7 @@ pub(in crate::settings) mod tests {
     }
 
     /// Values of an environment alone.
-    pub(in crate::settings) fn values(env: &[(&str, &str)]) -> Result<Values, Vec<SettingError>> {
+    pub(crate) fn values(env: &[(&str, &str)]) -> Result<Values, Vec<SettingError>> {
         resolve(&[], env, &[], &[])
     }
 

@@ -6,8 +6,6 @@
 //! start and by the documentation generator. Reads neither the environment nor any file itself.
 
 mod build;
-#[cfg(test)]
-mod document;
 pub mod file;
 pub mod grammar;
 mod table;
@@ -15,7 +13,7 @@ pub mod values;
 pub mod workers;
 
 pub use grammar::Kind;
-pub use table::{Beyond, NOT_OBEYED, SETTINGS, Setting};
+pub use table::{Beyond, LIMIT_METRIC, NOT_OBEYED, Origin, SETTINGS, Setting};
 pub use values::{Inputs, SettingError, Source, Value, Values, Warning};
 
 use ipnet::IpNet;
@@ -73,7 +71,7 @@ pub struct Settings {
 
 impl Settings {
     /// The settings of one direction.
-    pub(crate) fn direction(&self, hop: Hop) -> &Direction {
+    pub fn direction(&self, hop: Hop) -> &Direction {
         match hop {
             Hop::Inbound => &self.inbound,
             Hop::Outbound => &self.outbound,

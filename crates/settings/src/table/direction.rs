@@ -2,7 +2,7 @@
 //! the two tables cannot drift apart; where their defaults differ, they are its arguments.
 
 use super::{ANY, FRAME, SOME, SOME_U32, Setting, U32, WINDOW, setting};
-use crate::settings::grammar::Kind;
+use crate::grammar::Kind;
 
 /// Settings under `$dir` that have the same shape inbound and outbound.
 macro_rules! shared {

@@ -4,7 +4,7 @@
 //! (flags and their help) and the generator of docs/settings.md and docs/limits.md. Names, grammars and
 //! defaults of the peer's settings are those of §1; a default that differs says why.
 
-use crate::settings::grammar::Kind;
+use crate::grammar::Kind;
 
 /// One setting.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +50,7 @@ pub struct Beyond {
 }
 
 /// The family that counts how often each limit was reached; its label `limit` is the setting's flag.
-pub(super) const LIMIT_METRIC: &str = "weft_limit_reached_total";
+pub const LIMIT_METRIC: &str = "weft_limit_reached_total";
 
 impl Setting {
     /// The name of its flag without the dashes, such as `inbound-detect-timeout`.
