@@ -498,12 +498,13 @@ impl Accepting {
         let mut waiting = tokio::time::interval(Duration::from_secs(15));
         waiting.tick().await;
         loop {
+        let ports = Arc::new(Ports::new(&self));
+        ports.watch_binds();
             tokio::select! {
                 () = store.wait_ready() => break,
                 _ = waiting.tick() => tracing::warn!("waiting for a certificate; no traffic is accepted yet"),
             }
         }
-        let ports = Arc::new(Ports::new(&self));
         for listener in self.outbound {
             let (shared, destinations, own) =
                 (self.shared.clone(), self.destinations.clone(), self.own.clone());
@@ -566,6 +567,12 @@ impl Ports {
     fn held(&self, port: u16, app: SocketAddr) -> Option<Held> {
         let bound = self.binds.iter().any(|(p, _)| *p == port);
         let keep = if bound || NonZeroU16::new(port).is_some_and(|p| self.permanent.contains(&p)) {
+    /// Asks for the policies of the explicit ports from the start, so that no connection meets the default one.
+    fn watch_binds(&self) {
+        // What a full cache has no room for is told to whoever connects.
+        self.binds.iter().for_each(|(port, app)| drop(self.held(*port, *app)));
+    }
+
             Keep::Forever
         } else {
             Keep::WhileUsed

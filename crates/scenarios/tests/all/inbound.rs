@@ -267,3 +267,17 @@ async fn a_transport_header_counts_only_where_its_protocol_was_agreed_on() {
     assert_eq!(pair.server.metric("weft_reasons_total", &["\"transport-header\""]).await, 1.0);
     assert_eq!(pair.app.seen().len(), 1);
 }
+
+#[tokio::test]
+async fn the_policy_of_an_explicit_port_is_in_force_before_anyone_connects() {
+    let app = Application::saying("x").await;
+    let mesh = Mesh::new();
+    let server = proxy_of(&mesh, "web", &app, &[]).await;
+    let port = server.bind().port();
+    until("it is asked for", async || mesh.facts.asked(&format!("inbound {port}")) > 0).await;
+    mesh.facts.inbound(port, told(detect(), Vec::new()));
+    until("it is in force", async || server.state().await["inbound"].to_string().contains("told")).await;
+    let mut raw = Raw::connect_from(STRANGER, server.bind()).await;
+    raw.send("GET / HTTP/1.1\r\nhost: web\r\n\r\n").await;
+    assert_eq!((raw.answer().await.status, app.seen().len()), (403, 0));
+}
