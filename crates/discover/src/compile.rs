@@ -6,7 +6,8 @@
 
 use crate::balancers::Balancers;
 use crate::plan::{
-    Backend, Backends, Meshed, Plan, Protocol, Rule, RuleBackend, Table, TcpRefusal, TcpRule, Upstream,
+    Backend, Backends, Choice, Meshed, Plan, Protocol, Rule, RuleBackend, Table, TcpRefusal, TcpRule,
+    Upstream,
 };
 use std::any::Any;
 use std::collections::HashMap;
@@ -207,7 +208,7 @@ impl Compiler {
     fn application(&self, app: std::net::SocketAddr, parent: &Meta, route: &Meta) -> RuleBackend {
         let key = Key(format!("application {app}"));
         let nature = Nature { queue: self.queue, breaker: None, carries: Carries::Http };
-        let live = self.backend(key, LoadParams::default(), nature, |backend, _| {
+        let live = self.backend(key, (Choice::Only, LoadParams::default()), nature, |backend, _| {
             backend.apply(Change::Reset(vec![EndpointInfo::plain(app)]));
             Box::new(())
         });
@@ -495,14 +496,15 @@ impl Compiler {
             Dispatch::Forward(info) => {
                 let key = Key(format!("forward {info:?} {nature:?}"));
                 let info = (**info).clone();
-                Some(self.backend(key, LoadParams::default(), nature, |backend, _| {
+                Some(self.backend(key, (Choice::Only, LoadParams::default()), nature, |backend, _| {
                     backend.apply(Change::Reset(vec![info]));
                     Box::new(())
                 }))
             }
             Dispatch::Balance { dst, load } => {
                 let key = Key(format!("{dst} {load:?} {nature:?}"));
-                Some(self.backend(key, *load, nature, |backend, feed| feed(dst, backend)))
+                let of = (Choice::Balanced, *load);
+                Some(self.backend(key, of, nature, |backend, feed| feed(dst, backend)))
             }
         }
     }
@@ -510,7 +512,7 @@ impl Compiler {
     fn backend(
         &self,
         key: Key,
-        load: LoadParams,
+        (choice, load): (Choice, LoadParams),
         nature: Nature,
         start: impl FnOnce(Backend, &Feed) -> Box<dyn Any + Send + Sync>,
     ) -> Arc<Live> {
@@ -528,6 +530,7 @@ impl Compiler {
         let backend = Backend::new(params, move |info, readiness| Upstream {
             metrics: (metrics.direction() == Hop::Outbound).then(|| metrics.endpoint(endpoint_labels(&info))),
             meshed: if info.tls.is_some() { Meshed::Yes } else { Meshed::No },
+            choice,
             endpoint: Endpoint::new(info, connect.clone(), readiness),
         });
         let source = start(backend.clone(), &self.feed);

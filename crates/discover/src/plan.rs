@@ -21,6 +21,17 @@ pub struct Upstream {
     pub metrics: Option<Exchange>,
     /// Whether it proves an identity, so that what it says about itself is believed.
     pub meshed: Meshed,
+    /// Whether there are others in its place.
+    pub choice: Choice,
+}
+
+/// Whether an endpoint is one of several that a balancer chooses from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// It is the only place that its destination leads to.
+    Only,
+    /// It is one of those that a name stands for, now or later.
+    Balanced,
 }
 
 /// Whether an endpoint is reached over mutual TLS.

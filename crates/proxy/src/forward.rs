@@ -28,7 +28,7 @@ use weft_balance::unavailable::{Cause, Unavailable};
 use weft_connect::error::{SendError, Whereabouts};
 use weft_decide::classify::Class;
 use weft_decide::filter::{self, Outcome};
-use weft_discover::plan::{Meshed, Plan, Rule, RuleBackend, Upstream};
+use weft_discover::plan::{Choice, Meshed, Plan, Rule, RuleBackend, Upstream};
 use weft_model::reason::{Code, Evidence, Hop, Phase, Reason};
 use weft_model::route::RetryPolicy;
 use weft_net::body::{Body, Reset};
@@ -404,11 +404,13 @@ impl<'a> Course<'a> {
             *self.request = again;
             return Ok(Next::Again);
         }
-        let meshed = picked.endpoint().meshed;
+        let (meshed, choice) = (picked.endpoint().meshed, picked.endpoint().choice);
         let passage = self.passage(backend, picked, sent, &response);
         if meshed == Meshed::No {
             headers::remove_claims(response.headers_mut());
-        } else if prepare::says_close(response.headers_mut()) {
+        } else if prepare::says_close(response.headers_mut()) && choice == Choice::Only {
+            // One of several that goes away is no reason for the client to (§3.7).
+            prepare::announce_close(&mut response, self.form);
             self.via.close_after_this();
         }
         for filter in self.rule.filters.iter().chain(&backend.filters) {

@@ -8,7 +8,7 @@ use crate::reply::{Carried, Form, Refusal};
 use crate::target::Aim;
 use crate::tunnel;
 use crate::via::Via;
-use http::header::{CONTENT_LENGTH, HOST, RETRY_AFTER, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, RETRY_AFTER, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use std::time::Duration;
 use weft_connect::http::{self as connect, AbsoluteForm};
@@ -111,6 +111,13 @@ pub(crate) fn outgoing_answer(mut response: Response<Body>, carried: Carried) ->
 /// Whether a meshed server asks for the client's connection to be closed; the header ends here.
 pub(crate) fn says_close(headers: &mut HeaderMap) -> bool {
     headers.remove(headers::PROXY_CONNECTION).is_some_and(|value| value == "close")
+/// Tells an HTTP/1.1 client that its connection ends with this answer.
+pub(crate) fn announce_close(response: &mut Response<Body>, form: Form) {
+    if form.version == Version::HTTP_11 && form.carried == Carried::No {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
 }
 
 /// How long an answer that may be a failure asks to be left alone: `grpc-retry-pushback-ms`, or `Retry-After` in

@@ -181,3 +181,31 @@ async fn a_receiving_proxy_answers_by_the_table() {
     assert_eq!(answer.status, 502, "{answer:?}");
     assert!(answer.header("weft-reason").starts_with("connect-refused; hop=inbound"), "{answer:?}");
 }
+
+#[tokio::test]
+async fn a_peer_that_wants_to_be_left_ends_the_clients_connection_only_where_there_is_no_other() {
+    let settings = [("INBOUND_HTTP_FAILFAST_TIMEOUT", "50ms")];
+    let pair = Pair::with(Application::saying("x").await, &settings, &[]).await;
+    let (server, client, mesh) = (pair.server, pair.client, pair.mesh);
+    pair.app.kill().await;
+    let told = |backends: Distribution| {
+        let http = routes(vec![route(http_route("it"), Vec::new(), backends)]);
+        mesh.facts.outbound(WEB, Said::Told(policy(same(http))));
+    };
+    told(to(WEB));
+    let mut raw = Raw::connect(client.upstream()).await;
+    let mut ask = async || {
+        raw.send("GET / HTTP/1.1\r\nhost: web\r\n\r\n").await;
+        let answer = raw.answer().await;
+        assert_eq!((answer.status, answer.header("l5d-proxy-connection")), (502, ""), "{answer:?}");
+        answer.header("connection").to_owned()
+    };
+    assert_eq!([ask().await, ask().await], ["", ""], "one of several that could be there");
+
+    let queue = Queue { capacity: 10, failfast: Duration::from_secs(1) };
+    let forward = Dispatch::Forward(Box::new(server.meshed("web")));
+    let only = Distribution::FirstAvailable(vec![backend("web", queue, forward)]);
+    told(only);
+    until("the policy is in force", async || ask().await == "close").await;
+    assert_eq!(raw.rest().await, b"");
+}
