@@ -223,6 +223,12 @@ impl<E: Target> Backend<E> {
             || self.shared.lock().gate(&self.shared.params, now) == Gate::Open
     }
 
+    /// Whether an endpoint is ready now, so that a request need not wait.
+    pub fn has_ready(&self) -> bool {
+        self.shared.refresh();
+        !self.shared.ready.load().is_empty()
+    }
+
     /// What it counts.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.shared.params.metrics

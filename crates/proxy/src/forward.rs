@@ -214,6 +214,10 @@ struct Course<'a> {
     /// Endpoints that did not process the request.
     refused_by: Vec<SocketAddr>,
     /// Spent waiting for endpoints.
+    /// The draw for the next attempt's backend.
+    draw: f64,
+    /// Whether an answer was refused in favour of another one.
+    retried: bool,
     waited: Duration,
     admitted: Option<Admitted>,
     /// Inbound, the series of this client's exchanges with the application.
@@ -249,6 +253,8 @@ impl<'a> Course<'a> {
             refused_by: Vec::new(),
             waited: Duration::ZERO,
             counted: None,
+            draw: fastrand::f64(),
+            retried: false,
             admitted: None,
         }
     }
@@ -262,9 +268,8 @@ impl<'a> Course<'a> {
         loop {
             let now = if self.attempts == 0 { self.started } else { Instant::now() };
             let rule = self.rule;
-            let backend = rule
-                .choose(now, fastrand::f64())
-                .ok_or_else(|| self.reason(Code::NoBackend, Phase::Route))?;
+            let draw = std::mem::replace(&mut self.draw, fastrand::f64());
+            let backend = rule.choose(now, draw).ok_or_else(|| self.reason(Code::NoBackend, Phase::Route))?;
             self.backend_filters(backend)?;
             let picked = self.pick(backend, now).await?;
             if let Next::Answer(response) = self.attempt(backend, picked).await? {
@@ -392,7 +397,13 @@ impl<'a> Course<'a> {
 
     /// There is an answer: pass it on, or try once more where the rule wants that.
     fn judge(
+        let next = self.rule.choose(Instant::now(), self.draw).and_then(|b| b.backend.as_ref());
+        if !next.is_some_and(|balancer| balancer.has_ready()) {
+            metrics?.overflow.inc();
+            return None;
+        }
         &mut self,
+        self.retried = true;
         backend: &RuleBackend,
         (picked, sent): (Picked<Upstream>, Instant),
         mut response: Response<Body>,
@@ -429,9 +440,19 @@ impl<'a> Course<'a> {
     }
 
     /// A copy of the request, if the answer is one that the rule retries and the budget pays.
-    fn worth_repeating(&self, response: &Response<Body>, spare: Option<Box<Spare>>) -> Option<Request<Body>> {
-        let retry = self.rule.retry.as_ref()?;
-        if !retry.wants(&self.rule.classes, response.status(), response.headers()) {
+    fn worth_repeating(
+        &mut self,
+        response: &Response<Body>,
+        spare: Option<Box<Spare>>,
+    ) -> Option<Request<Body>> {
+        let rule = self.rule;
+        let retry = rule.retry.as_ref()?;
+        if !retry.wants(&rule.classes, response.status(), response.headers()) {
+            if self.retried
+                && let Some(metrics) = &rule.metrics.retries
+            {
+                metrics.successes.inc();
+            }
             return None;
         }
         match retry {

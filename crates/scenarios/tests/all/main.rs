@@ -14,6 +14,7 @@ mod metrics_document;
 mod policies;
 mod profiles;
 mod reasons;
+mod retries;
 mod stalls;
 mod tcp;
 mod traffic;

@@ -1,0 +1,108 @@
+//! Retries by a policy's own rules, and what is counted of them.
+
+use crate::world::{WEB, plain};
+use http::{Response, StatusCode};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use tokio::sync::Notify;
+use weft_model::policy::OutboundProtocol;
+use weft_model::route::{Distribution, RetryPolicy, Rule, StatusRange};
+use weft_net::body::Body;
+use weft_testkit::application::Application;
+use weft_testkit::client::{Answer, get};
+use weft_testkit::mesh::{Mesh, Running};
+use weft_testkit::plane::Said;
+use weft_testkit::policy::{http_route, policy, route, routes, rule, to};
+use weft_testkit::until;
+
+/// An application that answers with these statuses in turn, and then 200.
+async fn answering(statuses: &[u16]) -> Application {
+    let left = Arc::new(Mutex::new(statuses.iter().copied().collect::<VecDeque<_>>()));
+    Application::http(move |_| {
+        let status = left.lock().unwrap().pop_front().unwrap_or(200);
+        let mut response = Response::new(Body::full("x"));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap();
+        async { response }
+    })
+    .await
+}
+
+/// Retries 503 so often.
+fn retrying(limit: u32, backends: Distribution) -> Rule {
+    let retry = RetryPolicy {
+        limit,
+        max_request_bytes: 1024,
+        http: vec![StatusRange { min: 503, max: 503 }],
+        grpc: Vec::new(),
+        timeout: None,
+        backoff: None,
+        respect_retry_after: false,
+    };
+    Rule { retry: Some(retry), ..rule(backends) }
+}
+
+async fn ruled(rule: Rule, app: &Application) -> (Mesh, Running) {
+    let (mesh, proxy) = plain(&[app], &[]).await;
+    let mut route = route(http_route("it"), Vec::new(), Distribution::Empty);
+    route.rules = vec![rule];
+    mesh.facts.outbound(WEB, Said::Told(policy(OutboundProtocol::Http1(routes(vec![route])))));
+    (mesh, proxy)
+}
+
+/// Retries sent, those that succeeded, requests out of retries, and retries that nobody was ready for.
+async fn counts(proxy: &Running) -> [f64; 4] {
+    let mut counts = [0.0; 4];
+    for (count, name) in counts.iter_mut().zip(["requests", "successes", "limit_exceeded", "overflow"]) {
+        let name = format!("outbound_http_route_retry_{name}_total");
+        *count = proxy.metric(&name, &["route_name=\"it\""]).await;
+    }
+    counts
+}
+
+#[tokio::test]
+async fn retries_are_counted_with_those_that_succeed_and_requests_that_run_out() {
+    let app = answering(&[503, 503]).await;
+    let (_mesh, proxy) = ruled(retrying(2, to(WEB)), &app).await;
+    assert_eq!(get(proxy.upstream(), "/").await.status, 200);
+    assert_eq!(counts(&proxy).await, [2.0, 1.0, 0.0, 0.0]);
+    assert_eq!(get(proxy.upstream(), "/").await.status, 200);
+    assert_eq!(counts(&proxy).await, [2.0, 1.0, 0.0, 0.0], "nothing was retried");
+
+    let app = answering(&[503; 3]).await;
+    let (_mesh, proxy) = ruled(retrying(2, to(WEB)), &app).await;
+    assert_eq!(get(proxy.upstream(), "/").await.status, 503);
+    assert_eq!(counts(&proxy).await, [2.0, 0.0, 1.0, 0.0]);
+}
+
+#[tokio::test]
+async fn a_retry_that_nobody_is_ready_for_is_not_waited_for() {
+    let go_on = Arc::new(Notify::new());
+    let gate = go_on.clone();
+    let app = Application::http(move |_| {
+        let gate = gate.clone();
+        async move {
+            gate.notified().await;
+            let mut response = Response::new(Body::full("mine"));
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            response
+        }
+    });
+    let app = app.await;
+    let (mesh, proxy) = ruled(retrying(1, to(WEB)), &app).await;
+    let asking = tokio::spawn(get_owned(proxy.upstream()));
+    until("the request is under way", async || app.seen().len() == 1).await;
+    mesh.facts.endpoints(WEB, Said::Told(Vec::new()));
+    until("the endpoint is gone", async || {
+        proxy.metric("outbound_http_balancer_p2c_endpoints", &[]).await == 0.0
+    })
+    .await;
+    go_on.notify_one();
+    let answer = asking.await.unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (503, "mine"), "{answer:?}");
+    assert_eq!(counts(&proxy).await, [0.0, 0.0, 0.0, 1.0]);
+}
+
+async fn get_owned(from: SocketAddr) -> Answer {
+    get(from, "/").await
+}
