@@ -16,6 +16,7 @@ pub mod metered;
 pub mod original;
 pub mod outbox;
 pub mod prefixed;
+pub mod refused;
 pub mod socket;
 pub mod splice;
 pub mod stall;

@@ -19,6 +19,7 @@ mod limits;
 mod listen;
 mod opaque;
 mod overdue;
+mod oversize;
 mod pace;
 mod passage;
 mod prepare;

@@ -21,6 +21,7 @@ pub(crate) enum Limit {
     Stall,
     HeaderBytes,
     Headers,
+    HeaderList,
     DiscoveryTimeout,
     DiscoveryEntries,
     DestinationsPerConnection,
@@ -49,6 +50,7 @@ impl Limit {
             Self::Stall => directed!("stall-timeout"),
             Self::HeaderBytes => directed!("http1-max-header-bytes"),
             Self::Headers => directed!("http1-max-headers"),
+            Self::HeaderList => directed!("server-http2-max-header-list-size"),
             Self::DiscoveryTimeout => ("discovery-timeout", "discovery-timeout"),
             Self::DiscoveryEntries => ("discovery-max-entries", "discovery-max-entries"),
             Self::DestinationsPerConnection => {
@@ -122,7 +124,7 @@ mod tests {
     use std::collections::BTreeSet;
     use weft_settings::SETTINGS;
 
-    const ALL: [Limit; 17] = [
+    const ALL: [Limit; 18] = [
         Limit::MaxInFlight,
         Limit::HttpQueue,
         Limit::Connections,
@@ -133,6 +135,7 @@ mod tests {
         Limit::Stall,
         Limit::HeaderBytes,
         Limit::Headers,
+        Limit::HeaderList,
         Limit::DiscoveryTimeout,
         Limit::DiscoveryEntries,
         Limit::DestinationsPerConnection,

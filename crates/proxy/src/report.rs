@@ -84,6 +84,16 @@ impl Reports {
         }
     }
 
+    /// A request was refused by the engine, which answered it without asking.
+    pub(crate) fn unanswered(&self, reason: &Reason, client: SocketAddr) {
+        self.count(reason);
+        let family = if reason.hop == Hop::Inbound { &self.inbound_http } else { &self.outbound_http };
+        family.series(&[("error", peer_error(reason.code))]).inc();
+        if let Some(suppressed) = self.admit(reason) {
+            tracing::info!(reason = %reason, %client, suppressed, "a request was refused before the mesh saw it");
+        }
+    }
+
     fn count(&self, reason: &Reason) {
         let labels = [
             ("direction", reason.hop.as_str()),

@@ -12,6 +12,7 @@ use crate::forward::forward;
 use crate::limits::Limit;
 use crate::opaque;
 use crate::overdue::{self, Overdue};
+use crate::oversize;
 use crate::pace;
 use crate::reply::{self, Carried, Form, Grpc};
 use crate::target::Aim;
@@ -532,7 +533,13 @@ async fn http2(via: Via, stream: Stream) {
     let _guard = via.shared.drains.of(via.client.hop).guard();
     let mut connection =
         pin!(http2_builder(direction, Streams::of(&via)).serve_connection(TokioIo::new(stream), service));
-    let ended = match aside::race(connection.as_mut(), pin!(to_be_closed(&via))).await {
+    let beside = pin!(async {
+        tokio::select! {
+            () = to_be_closed(&via) => {}
+            () = oversize::refused(&via, &meter) => {}
+        }
+    });
+    let ended = match aside::race(connection.as_mut(), beside).await {
         Some(ended) => ended,
         None => {
             connection.as_mut().graceful_shutdown();
@@ -540,6 +547,7 @@ async fn http2(via: Via, stream: Stream) {
         }
     };
     http2_ended(&via, ended, &meter);
+    oversize::report(&via, &meter);
 }
 
 /// Runs the streams of one HTTP/2 connection, each in a task that ends when its client takes nothing for too long.

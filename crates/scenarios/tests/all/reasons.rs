@@ -205,6 +205,37 @@ async fn what_the_engine_answers_by_itself_is_counted_and_logged_with_the_limit(
 }
 
 #[tokio::test]
+async fn a_header_list_that_http2_refuses_by_itself_is_counted_and_logged_with_the_limit() {
+    let lines = Lines::begin();
+    let app = Application::http(|_| async {
+        let mut response = http::Response::new(Body::empty());
+        *response.status_mut() = http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        response
+    });
+    let app = app.await;
+    let (_mesh, proxy) = plain(&[&app], &[]).await;
+    let mut client = weft_testkit::client::http2(proxy.upstream()).await;
+    let mut ask = async |size: usize, body: Body| {
+        let request = http::Request::post("http://web/").header("x", "x".repeat(size)).body(body).unwrap();
+        weft_testkit::client::ask(&mut client, request).await.unwrap().status().as_u16()
+    };
+    let code = ["code=\"headers-too-large\"", "phase=\"head\"", "direction=\"outbound\""];
+    for (count, body) in [(1.0, Body::empty()), (2.0, Body::full("with a body")), (3.0, Body::empty())] {
+        assert_eq!(ask(200 << 10, body).await, 431);
+        until("it is counted", async || proxy.metric("weft_reasons_total", &code).await == count).await;
+    }
+    let limit = ["limit=\"outbound-server-http2-max-header-list-size\""];
+    assert_eq!(proxy.metric("weft_limit_reached_total", &limit).await, 3.0);
+    let logged = lines.with("reason=headers-too-large");
+    assert!(logged.iter().any(|line| line.contains("larger than 131072 bytes")), "{logged:#?}");
+    // What the application answers is its own affair, and the connection goes on.
+    assert_eq!(app.seen().len(), 0);
+    assert_eq!(ask(10, Body::empty()).await, 431);
+    assert_eq!(app.seen().len(), 1);
+    assert_eq!(proxy.metric("weft_reasons_total", &code).await, 3.0);
+}
+
+#[tokio::test]
 async fn a_grpc_call_is_told_in_grpcs_own_way() {
     let (_mesh, proxy) = plain(&[], &[]).await;
     let mut client = weft_testkit::client::http2(proxy.upstream()).await;

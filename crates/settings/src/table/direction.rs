@@ -150,8 +150,7 @@ macro_rules! shared {
             )
             .or("131072")
             .unit("bytes")
-            .beyond("The request is answered 431.")
-            .shown_by("none; the HTTP/2 engine answers by itself"),
+            .beyond("The request is answered 431."),
             setting(
                 concat!($dir, "_SERVER_HTTP2_MAX_PENDING_ACCEPT_RESET_STREAMS"),
                 ANY,
