@@ -15,6 +15,7 @@ pub mod error;
 pub mod limits;
 pub mod lookup;
 pub mod plan;
+pub mod received;
 pub mod settings;
 pub mod source;
 pub mod stream;

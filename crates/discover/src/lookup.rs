@@ -115,7 +115,7 @@ impl Discover {
             source,
             runtime: runtime.clone(),
             endpoints: Cache::new(settings.outbound_lookups(), runtime),
-            profiles: Cache::new(settings.outbound_lookups(), runtime),
+            profiles: Cache::new(settings.profile_lookups(), runtime),
             outbound: Cache::new(settings.outbound_lookups(), runtime),
             inbound: Cache::new(settings.inbound_cache(), runtime),
             settings,

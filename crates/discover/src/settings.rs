@@ -83,6 +83,11 @@ impl Settings {
         CacheLimits { idle: self.outbound_idle, capacity: self.capacity.saturating_mul(2) }
     }
 
+    /// Bounds of the profiles asked for: those of destinations, and those of the names that inbound requests bear.
+    pub fn profile_lookups(&self) -> CacheLimits {
+        CacheLimits { idle: self.outbound_idle, capacity: self.capacity.saturating_mul(3) }
+    }
+
     /// Bounds of the cache of inbound lookups.
     pub fn inbound_cache(&self) -> CacheLimits {
         CacheLimits { idle: self.inbound_idle, capacity: self.capacity }

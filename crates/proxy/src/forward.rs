@@ -9,6 +9,7 @@ use crate::headers::{self, Switch};
 use crate::limits::Limit;
 use crate::passage::{GrpcOutcome, Passage};
 use crate::prepare::{self, Wish};
+use crate::received::{self, Counted};
 use crate::replay::Spare;
 use crate::reply::{self, Carried, Form, Grpc, Refusal};
 use crate::target;
@@ -131,14 +132,16 @@ async fn exchange(
     let table = if request.version() == Version::HTTP_2 { &plan.http2 } else { &plan.http1 };
     let found = table.find(&prepare::view(request)).ok_or_else(|| no_route(via, &plan))?;
     let rule = found.rule.clone();
-    let counted = permit(via, &plan, &rule)?;
+    let admitted_by = permit(via, &plan, &rule)?;
     filters(via, &found, request)?;
     if let Some(canonical) = &rule.canonical {
         request.headers_mut().insert(headers::DST_CANONICAL, canonical.clone());
     }
     let mut course = Course::new(via, &rule, form, (request, wish));
     course.admitted = Some(admitted);
-    course.counted = counted;
+    if let Some(exchange) = admitted_by {
+        course.counted(exchange).await;
+    }
     let answered = course.run().await;
     if let Err(failure) = &answered {
         course.failed(failure);
@@ -211,17 +214,17 @@ struct Course<'a> {
     started: Instant,
     deadline: Option<Instant>,
     attempts: u32,
-    /// Endpoints that did not process the request.
-    refused_by: Vec<SocketAddr>,
-    /// Spent waiting for endpoints.
     /// The draw for the next attempt's backend.
     draw: f64,
     /// Whether an answer was refused in favour of another one.
     retried: bool,
+    /// Endpoints that did not process the request.
+    refused_by: Vec<SocketAddr>,
+    /// Spent waiting for endpoints.
     waited: Duration,
     admitted: Option<Admitted>,
-    /// Inbound, the series of this client's exchanges with the application.
-    counted: Option<Arc<Exchange>>,
+    /// Inbound, what the request is counted under.
+    counted: Option<Counted>,
 }
 
 /// What to do after an attempt.
@@ -250,13 +253,25 @@ impl<'a> Course<'a> {
             started,
             deadline: limit.and_then(|l| started.checked_add(l)),
             attempts: 0,
+            draw: fastrand::f64(),
+            retried: false,
             refused_by: Vec::new(),
             waited: Duration::ZERO,
             counted: None,
-            draw: fastrand::f64(),
-            retried: false,
             admitted: None,
         }
+    }
+
+    /// Takes note of what an admitted request is counted under.
+    async fn counted(&mut self, exchange: Arc<Exchange>) {
+        let route = match &self.via.shared.received {
+            Some(names) => received::route(names, &self.via.name, self.wish.meshes, self.request).await,
+            None => None,
+        };
+        if let Some(route) = &route {
+            route.metrics.sent();
+        }
+        self.counted = Some(Counted { exchange, route });
     }
 
     /// Attempts until there is an answer or no more reason to try.
@@ -348,7 +363,7 @@ impl<'a> Course<'a> {
 
     /// The series of what is sent to this endpoint.
     fn exchange<'s>(&'s self, picked: &'s Picked<Upstream>) -> Option<&'s Exchange> {
-        self.counted.as_deref().or(picked.endpoint().metrics.as_ref())
+        self.counted.as_ref().map(|c| &*c.exchange).or(picked.endpoint().metrics.as_ref())
     }
 
     fn retry_policy(&self) -> Option<&'a RetryPolicy> {
@@ -373,15 +388,22 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// The request once more, if the policy still grants a retry. Counts either way.
-    fn policy_retry(&self, policy: &RetryPolicy, spare: Option<Box<Spare>>) -> Option<Request<Body>> {
+    /// The request once more, if the policy still grants a retry and its backend could take it at once. Counts
+    /// either way.
+    fn policy_retry(&mut self, policy: &RetryPolicy, spare: Option<Box<Spare>>) -> Option<Request<Body>> {
         let metrics = self.rule.metrics.retries.as_ref();
         if self.attempts > policy.limit {
             metrics?.limit.inc();
             return None;
         }
         let again = spare?.again()?;
+        let next = self.rule.choose(Instant::now(), self.draw).and_then(|b| b.backend.as_ref());
+        if !next.is_some_and(|balancer| balancer.has_ready()) {
+            metrics?.overflow.inc();
+            return None;
+        }
         metrics?.requests.inc();
+        self.retried = true;
         Some(again)
     }
 
@@ -397,13 +419,7 @@ impl<'a> Course<'a> {
 
     /// There is an answer: pass it on, or try once more where the rule wants that.
     fn judge(
-        let next = self.rule.choose(Instant::now(), self.draw).and_then(|b| b.backend.as_ref());
-        if !next.is_some_and(|balancer| balancer.has_ready()) {
-            metrics?.overflow.inc();
-            return None;
-        }
         &mut self,
-        self.retried = true;
         backend: &RuleBackend,
         (picked, sent): (Picked<Upstream>, Instant),
         mut response: Response<Body>,
@@ -583,6 +599,9 @@ impl<'a> Course<'a> {
         };
         let ending = Ending { status, grpc: None, class: Class::Failure, error: Some(error) };
         self.rule.metrics.ended(&ending, self.started.elapsed());
+        if let Some(route) = self.counted.as_ref().and_then(|c| c.route.as_ref()) {
+            route.metrics.ended(&ending);
+        }
     }
 
     fn out_of_time(&self) -> Reason {

@@ -16,9 +16,11 @@ use weft_telemetry::Registry;
 /// Shows destinations that were let go for others as a limit that was reached.
 pub(crate) fn displaced(registry: &Registry, shared: &Shared, destinations: &Destinations) {
     let count = shared.reports.limits.counter(Limit::DiscoveryEntries, Hop::Outbound);
-    let (destinations, seen) = (destinations.clone(), AtomicU64::new(0));
+    let (destinations, shared_names) = (destinations.clone(), shared.received.clone());
+    let seen = AtomicU64::new(0);
     registry.before_scrape(move || {
-        let now = destinations.displaced();
+        let names = shared_names.as_ref().map_or(0, |names| names.counts().displaced);
+        let now = destinations.displaced() + names;
         count.add(now.saturating_sub(seen.swap(now, Relaxed)));
     });
 }

@@ -23,6 +23,7 @@ mod oversize;
 mod pace;
 mod passage;
 mod prepare;
+mod received;
 mod replay;
 mod reply;
 mod report;

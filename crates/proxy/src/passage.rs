@@ -3,6 +3,7 @@
 //! `forward` hangs a `Passage` on each response. It sees the first frame (the end of the response time
 //! that balancing learns from) and the end, the error or the giving up. Never touches the bytes.
 
+use crate::received::Counted;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body::Frame;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use weft_balance::health::Verdict;
 use weft_decide::classify::{self, Class};
 use weft_discover::plan::{Rule, Upstream};
+use weft_discover::received::ReceivedRoute;
 use weft_model::reason::Code;
 use weft_net::body::{BodyError, Watch};
 use weft_net::splice::Relayed;
@@ -22,8 +24,8 @@ pub(crate) struct Passage {
     pub(crate) pending: weft_balance::backend::Pending<Upstream>,
     pub(crate) rule: Arc<Rule>,
     pub(crate) backend: Arc<BackendMetrics>,
-    /// Inbound, the series of this client's exchanges with the application.
-    pub(crate) counted: Option<Arc<Exchange>>,
+    /// Inbound, what the request is counted under.
+    pub(crate) counted: Option<Counted>,
     /// When the request entered its rule.
     pub(crate) started: Instant,
     /// When this attempt was sent.
@@ -63,12 +65,18 @@ impl GrpcOutcome {
 impl Passage {
     /// The series of the exchange.
     fn metrics(&self) -> Option<&Exchange> {
-        self.counted.as_deref().or(self.pending.endpoint().metrics.as_ref())
+        self.counted.as_ref().map(|c| &*c.exchange).or(self.pending.endpoint().metrics.as_ref())
+    }
+
+    /// The route of the received name's profile.
+    fn received(&self) -> Option<&ReceivedRoute> {
+        self.counted.as_ref()?.route.as_deref()
     }
 
     fn class(&self, grpc: Option<u16>) -> Class {
+        let classes = self.received().map_or(&self.rule.classes, |route| &route.classes);
         match self.grpc {
-            GrpcOutcome::None => class_of(&self.rule.classes, self.status, &HeaderMap::new()),
+            GrpcOutcome::None => class_of(classes, self.status, &HeaderMap::new()),
             GrpcOutcome::Known(code) => classify::by_grpc(Some(code)),
             GrpcOutcome::Awaited => classify::by_grpc(grpc),
         }
@@ -77,7 +85,11 @@ impl Passage {
     /// The first frame of an answer that is passed on.
     fn first(&mut self, now: Instant) {
         if self.attempt_answered(now) {
-            self.rule.metrics.answered(self.status, now.saturating_duration_since(self.started));
+            let took = now.saturating_duration_since(self.started);
+            self.rule.metrics.answered(self.status, took);
+            if let Some(route) = self.received() {
+                route.metrics.answered(self.status, took);
+            }
         }
     }
 
@@ -109,6 +121,9 @@ impl Passage {
         }
         if let Some(ending) = self.attempt_ended(grpc, error, now) {
             self.rule.metrics.ended(&ending, now.saturating_duration_since(self.started));
+            if let Some(route) = self.received() {
+                route.metrics.ended(&ending);
+            }
         }
     }
 

@@ -26,6 +26,8 @@ pub(crate) struct Wish {
     pub(crate) upgrade: Option<tunnel::Side>,
     /// Whom the endpoint must be (`l5d-require-id`).
     pub(crate) require_id: Option<HeaderValue>,
+    /// Whether it came with headers of the mesh.
+    pub(crate) meshes: Meshes,
 }
 
 /// What matching looks at.
@@ -44,14 +46,15 @@ pub(crate) fn incoming(via: &Via, request: &mut Request<Body>) -> Result<Wish, R
     let (method, version) = (request.method().clone(), request.version());
     let switch = headers::end_request_hop(&method, version, request.headers_mut());
     let upgrade = (switch != Switch::None).then(|| tunnel::side(request));
-    let require_id = match headers::remove_claims(request.headers_mut()) {
+    let meshes = headers::remove_claims(request.headers_mut());
+    let require_id = match meshes {
         Meshes::Some => request.headers_mut().remove(headers::REQUIRE_ID),
         Meshes::None => None,
     };
     if via.client.hop == Hop::Inbound {
         headers::set_client_id(request.headers_mut(), via.client.peer.id());
     }
-    Ok(Wish { switch, upgrade, require_id })
+    Ok(Wish { switch, upgrade, require_id, meshes })
 }
 
 /// An absolute target stays absolute on its way, except that a client of the forward proxy writes one only
@@ -108,9 +111,6 @@ pub(crate) fn outgoing_answer(mut response: Response<Body>, carried: Carried) ->
     response
 }
 
-/// Whether a meshed server asks for the client's connection to be closed; the header ends here.
-pub(crate) fn says_close(headers: &mut HeaderMap) -> bool {
-    headers.remove(headers::PROXY_CONNECTION).is_some_and(|value| value == "close")
 /// Tells an HTTP/1.1 client that its connection ends with this answer.
 pub(crate) fn announce_close(response: &mut Response<Body>, form: Form) {
     if form.version == Version::HTTP_11 && form.carried == Carried::No {
@@ -118,6 +118,9 @@ pub(crate) fn announce_close(response: &mut Response<Body>, form: Form) {
     }
 }
 
+/// Whether a meshed server asks for the client's connection to be closed; the header ends here.
+pub(crate) fn says_close(headers: &mut HeaderMap) -> bool {
+    headers.remove(headers::PROXY_CONNECTION).is_some_and(|value| value == "close")
 }
 
 /// How long an answer that may be a failure asks to be left alone: `grpc-retry-pushback-ms`, or `Retry-After` in

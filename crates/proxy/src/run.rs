@@ -31,6 +31,7 @@ use weft_discover::channel::{
 use weft_discover::compile::{Compiler, Feed};
 use weft_discover::destination::{Destinations, Held, Keep, Port};
 use weft_discover::lookup::Discover;
+use weft_discover::received::Received;
 use weft_discover::source::Controllers;
 use weft_identity::anchors::Anchors;
 use weft_identity::keys::{Given, Keys};
@@ -143,7 +144,8 @@ pub async fn start(world: World) -> Result<Proxy, StartError> {
     control.spawn(renewal.run());
     gauges::certificates(&registry, identity.clone());
 
-    let shared = Arc::new(shared(&settings, &store, (&registry, transports), drains));
+    let received = Received::new(destinations.lookup().clone(), Metrics::new(&registry, Hop::Inbound), &data);
+    let shared = Arc::new(shared(&settings, &store, (&registry, transports), (drains, received)));
     gauges::displaced(&registry, &shared, &destinations);
     let stop = Arc::new(tokio::sync::Notify::new());
     let admin = Admin {
@@ -188,7 +190,7 @@ fn shared(
     settings: &Arc<Settings>,
     store: &Store,
     (registry, transports): (&Registry, Transports),
-    drains: Drains,
+    (drains, received): (Drains, Received),
 ) -> Shared {
     Shared {
         settings: settings.clone(),
@@ -201,6 +203,7 @@ fn shared(
         inbound: Admission::new(settings.inbound.max_in_flight),
         outbound: Admission::new(settings.outbound.max_in_flight),
         drains,
+        received: Some(received).filter(|received| !received.is_idle()),
         at_rest: Default::default(),
     }
 }
@@ -495,11 +498,11 @@ struct Accepting {
 impl Accepting {
     /// Waits for the first certificate, then accepts on every listener until the proxy drains.
     async fn run(self, store: Store) {
+        let ports = Arc::new(Ports::new(&self));
+        ports.watch_binds();
         let mut waiting = tokio::time::interval(Duration::from_secs(15));
         waiting.tick().await;
         loop {
-        let ports = Arc::new(Ports::new(&self));
-        ports.watch_binds();
             tokio::select! {
                 () = store.wait_ready() => break,
                 _ = waiting.tick() => tracing::warn!("waiting for a certificate; no traffic is accepted yet"),
@@ -564,15 +567,15 @@ impl Ports {
         }
     }
 
-    fn held(&self, port: u16, app: SocketAddr) -> Option<Held> {
-        let bound = self.binds.iter().any(|(p, _)| *p == port);
-        let keep = if bound || NonZeroU16::new(port).is_some_and(|p| self.permanent.contains(&p)) {
     /// Asks for the policies of the explicit ports from the start, so that no connection meets the default one.
     fn watch_binds(&self) {
         // What a full cache has no room for is told to whoever connects.
         self.binds.iter().for_each(|(port, app)| drop(self.held(*port, *app)));
     }
 
+    fn held(&self, port: u16, app: SocketAddr) -> Option<Held> {
+        let bound = self.binds.iter().any(|(p, _)| *p == port);
+        let keep = if bound || NonZeroU16::new(port).is_some_and(|p| self.permanent.contains(&p)) {
             Keep::Forever
         } else {
             Keep::WhileUsed

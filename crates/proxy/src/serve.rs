@@ -14,6 +14,7 @@ use crate::opaque;
 use crate::overdue::{self, Overdue};
 use crate::oversize;
 use crate::pace;
+use crate::received::LastName;
 use crate::reply::{self, Carried, Form, Grpc};
 use crate::target::Aim;
 use crate::via::{Closing, Shared, Via};
@@ -546,8 +547,8 @@ async fn http2(via: Via, stream: Stream) {
             connection.await
         }
     };
-    http2_ended(&via, ended, &meter);
     oversize::report(&via, &meter);
+    http2_ended(&via, ended, &meter);
 }
 
 /// Runs the streams of one HTTP/2 connection, each in a task that ends when its client takes nothing for too long.
@@ -677,9 +678,9 @@ fn http2_ended(via: &Via, ended: hyper::Result<()>, meter: &metered::Handle) {
 
 impl Via {
     fn new(shared: Arc<Shared>, hop: Hop, client: SocketAddr, peer: Peer, aim: Aim) -> Self {
-        let (closing, allowed) = (Closing::default(), LastAllowed::default());
+        let (closing, allowed, name) = (Closing::default(), LastAllowed::default(), LastName::default());
         let client = Client { hop, addr: client, peer };
-        Self { shared, client, aim, guard: None, closing, allowed, under_way: AtomicUsize::new(0) }
+        Self { shared, client, aim, guard: None, closing, allowed, name, under_way: AtomicUsize::new(0) }
     }
 
     fn direction(&self) -> &Direction {

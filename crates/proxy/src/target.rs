@@ -18,7 +18,7 @@ use weft_net::socket::arrives_at;
 use weft_telemetry::Counter;
 
 /// Port of an `http` authority that names none.
-const HTTP_PORT: NonZeroU16 = NonZeroU16::new(80).unwrap();
+pub(crate) const HTTP_PORT: NonZeroU16 = NonZeroU16::new(80).unwrap();
 
 /// Where a connection leads.
 pub(crate) enum Aim {

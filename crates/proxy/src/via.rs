@@ -7,6 +7,7 @@ use crate::admit::Admission;
 use crate::arrival::Arrivals;
 use crate::authz::{self, Asked, Authz, LastAllowed};
 use crate::client::Client;
+use crate::received::LastName;
 use crate::reply::Openness;
 use crate::report::{Reports, Subject};
 use crate::target::Aim;
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 use weft_connect::transport::Transports;
+use weft_discover::received::Received;
 use weft_identity::store::Store;
 use weft_model::reason::{Hop, Reason};
 use weft_net::drain::Drain;
@@ -32,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) authz: Authz,
     pub(crate) arrivals: Arrivals,
     pub(crate) transports: Transports,
+    /// The profiles of the names that inbound requests bear, unless none may have one.
+    pub(crate) received: Option<Received>,
     /// Pays for sending requests again that were certainly not processed.
     pub(crate) unprocessed: Budget,
     pub(crate) inbound: Admission,
@@ -67,6 +71,7 @@ pub(crate) struct Via {
     pub(crate) guard: Option<Handle>,
     pub(crate) closing: Closing,
     pub(crate) allowed: LastAllowed,
+    pub(crate) name: LastName,
     /// Exchanges under way on this connection.
     pub(crate) under_way: AtomicUsize,
 }

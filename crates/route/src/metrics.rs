@@ -308,6 +308,17 @@ impl Metrics {
         }
     }
 
+    /// The handles of a service profile's route under which what comes in is counted.
+    pub fn received_route<'a>(
+        &self,
+        dst: &str,
+        route: impl Iterator<Item = (&'a String, &'a String)>,
+    ) -> Exchange {
+        let mut labels = vec![("dst".to_owned(), dst.to_owned())];
+        labels.extend(route.map(|(k, v)| (format!("rt_{k}"), v.clone())));
+        Exchange::new(&self.route, self.directed(labels))
+    }
+
     /// The handles of a backend under a route.
     pub fn backend(&self, parent: &Meta, route: &Meta, backend: &Meta) -> BackendMetrics {
         let kind = RouteKind::of(route);

@@ -183,7 +183,7 @@ pub static NOT_OBEYED: &[(&str, &str)] = &[
         "OUTBOUND_TCP_FAILFAST_TIMEOUT",
         "the destination's policy says it, else OUTBOUND_HTTP_FAILFAST_TIMEOUT",
     ),
-    ("DESTINATION_PROFILE_INITIAL_TIMEOUT", "DISCOVERY_TIMEOUT bounds every first answer"),
+    ("DESTINATION_PROFILE_INITIAL_TIMEOUT", "it is 500 ms, inbound, and DISCOVERY_TIMEOUT otherwise"),
     ("OUTBOUND_METRICS_HOSTNAME_LABELS", "route metrics do not tell hosts apart"),
     ("INBOUND_METRICS_AUTHORITY_LABELS", "inbound metrics do not tell authorities apart"),
     ("INGRESS_MODE", "requests are routed by their address, not by header"),

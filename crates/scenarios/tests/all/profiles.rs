@@ -1,15 +1,15 @@
 //! Service profiles: routes by condition, what counts as a failure, retries within their budget, time limits.
 
-use crate::world::{WEB, plain};
+use crate::world::{Pair, WEB, plain, proxy_of};
 use http::{Response, StatusCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use weft_model::profile::{Profile, ProfileRoute, ResponseClass, ResponseCondition};
 use weft_model::route::{Condition, Pattern, RetryBudget, StatusRange};
 use weft_net::body::Body;
 use weft_testkit::application::Application;
-use weft_testkit::client::{Raw, get};
+use weft_testkit::client::{Raw, exchange, get};
 use weft_testkit::mesh::{Mesh, Running};
 use weft_testkit::plane::Said;
 use weft_testkit::until;
@@ -245,4 +245,97 @@ async fn a_profile_that_changes_rules_the_next_request_of_a_live_connection() {
     assert_eq!(ask().await, 1);
     mesh.facts.profile(WEB, profile(vec![ProfileRoute { retryable: true, ..route("r") }], Some(budget(1.0))));
     until("failures are retried", async || ask().await == 2).await;
+}
+
+/// A request for a path, by the service's full name.
+fn named(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: web.default.svc.cluster.local\r\n\r\n")
+}
+
+#[tokio::test]
+async fn what_comes_in_is_counted_and_judged_by_the_routes_of_its_names_profile() {
+    let (app, _) = as_asked().await;
+    let pair = Pair::around(app).await;
+    let books = Condition::Path(Pattern("/books(/.*)?".into()));
+    let classes = vec![class(404, 404, true)];
+    let route = ProfileRoute { condition: books, classes, retryable: true, ..route("books") };
+    pair.mesh.facts.profile(WEB, profile(vec![route], Some(budget(1.0))));
+    // From a stranger, from a peer that says the name, and by its profile one that says another name.
+    for path in ["/books/200", "/books/404", "/else/200"] {
+        let status = path.rsplit('/').next().unwrap().parse::<u16>().unwrap();
+        assert_eq!(exchange(pair.server.bind(), &named(path)).await.status, status);
+    }
+    assert_eq!(exchange(pair.client.upstream(), &named("/books/200")).await.status, 200);
+    assert_eq!(get(pair.client.upstream(), "/books/201").await.status, 201);
+    let dst = format!("dst=\"{WEB}\"");
+    let inbound = ["direction=\"inbound\"", dst.as_str(), "rt_route=\"books\""];
+    let with = |more: &[&'static str]| [&inbound[..], more].concat();
+    for (labels, expected) in [
+        (&[][..], 4.0),
+        (&["status_code=\"404\"", "classification=\"failure\""], 1.0),
+        (&["status_code=\"200\"", "classification=\"success\""], 2.0),
+        (&["status_code=\"201\"", "classification=\"success\""], 1.0),
+    ] {
+        counts(&pair.server, "route_response_total", &with(labels), expected).await;
+    }
+    counts(&pair.server, "route_request_total", &inbound, 4.0).await;
+    counts(&pair.server, "route_response_latency_ms_count", &inbound, 4.0).await;
+    counts(&pair.server, "route_request_total", &[], 4.0).await;
+    let failed = ["direction=\"inbound\"", "status_code=\"404\"", "classification=\"failure\""];
+    counts(&pair.server, "response_total", &failed, 1.0).await;
+    assert_eq!(pair.server.metric("route_actual_request_total", &[]).await, 0.0, "retries are the caller's");
+}
+
+#[tokio::test]
+async fn a_profile_of_what_comes_in_is_shared_follows_changes_and_is_given_up_when_unused() {
+    let (app, _) = as_asked().await;
+    let mesh = Mesh::new();
+    let short = [("INBOUND_DISCOVERY_IDLE_TIMEOUT", "20ms"), ("OUTBOUND_DISCOVERY_IDLE_TIMEOUT", "20ms")];
+    let server = proxy_of(&mesh, "web", &app, &short).await;
+    mesh.facts.profile(WEB, profile(vec![route("before")], None));
+    let question = format!("profile {WEB}");
+    let (mut first, mut second) = (Raw::connect(server.bind()).await, Raw::connect(server.bind()).await);
+    for raw in [&mut first, &mut second] {
+        raw.send(named("/200")).await;
+        assert_eq!(raw.answer().await.status, 200);
+    }
+    counts(&server, "route_request_total", &["rt_route=\"before\""], 2.0).await;
+    mesh.facts.profile(WEB, profile(vec![route("after")], None));
+    until("the new route counts", async || {
+        first.send(named("/200")).await;
+        first.answer().await;
+        server.metric("route_request_total", &["rt_route=\"after\""]).await > 0.0
+    })
+    .await;
+    assert_eq!(mesh.facts.asked(&question), 1, "one watch for both, and for all time");
+    let watched = async || server.state().await["lookups"].to_string().contains(WEB);
+    assert!(watched().await);
+    // Names that have no profile are not asked about.
+    for host in ["elsewhere.example", "10.0.0.1", "web"] {
+        first.send(format!("GET /200 HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        assert_eq!(first.answer().await.status, 200);
+    }
+    assert_eq!(mesh.facts.asked("profile "), 1);
+    drop(second);
+    until("it is given up", async || !watched().await).await;
+}
+
+#[tokio::test]
+async fn a_control_plane_that_says_nothing_of_a_name_holds_what_comes_in_up_only_once() {
+    let (app, _) = as_asked().await;
+    let mesh = Mesh::new();
+    let server = proxy_of(&mesh, "web", &app, &[]).await;
+    mesh.facts.profile(WEB, Said::Silence);
+    let began = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(exchange(server.bind(), &named("/200")).await.status, 200);
+    }
+    assert!(began.elapsed() >= Duration::from_millis(500), "the first waited");
+    assert!(began.elapsed() < Duration::from_secs(4), "others would have waited 500 ms each");
+    mesh.facts.profile(WEB, profile(vec![route("late")], None));
+    until("the late answer counts", async || {
+        exchange(server.bind(), &named("/200")).await;
+        server.metric("route_request_total", &["rt_route=\"late\""]).await > 0.0
+    })
+    .await;
 }
