@@ -351,6 +351,22 @@ async fn a_replica_that_dies_between_calls_costs_no_call_when_another_is_there()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_whose_replica_closes_between_its_choice_and_the_sending_goes_to_another() {
+    let world = world(|_| {});
+    world.up(1);
+    let mut chosen = balance::Balance::new(world.replicas.clone());
+    chosen.ready().await.unwrap();
+    world.up(2);
+    run_for(Duration::from_secs(6)).await;
+    world.net.kill(addr(1));
+    run_for(MS).await;
+    let request = http::Request::post("http://dst.mesh/Destination/Get").body(Body::empty()).unwrap();
+    let response = chosen.call(request).await;
+    assert!(response.is_ok(), "{:?}", response.err());
+    assert_eq!(world.net.state.lock().unwrap().calls, [addr(2)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn replicas_that_all_flap_ten_times_a_second_hang_no_call_and_pile_nothing_up() {
     for seed in 0..20 {
         let mut random = fastrand::Rng::with_seed(seed);
