@@ -242,7 +242,7 @@ impl Core {
             let Some(back) = back else {
                 return Err(with_spare(SendError::classify(error), (request, kept), original));
             };
-            *request = back;
+            *request = back.map(Body::without_outbox);
             // Closed, or told to go away, before it took the request: once more on a new connection.
             if std::mem::replace(&mut gone_before, true) {
                 return Err(unsent(SendFailure::Lost(error), request, original));

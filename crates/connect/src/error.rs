@@ -168,6 +168,10 @@ impl SendError {
                 h2.is_remote() && (h2.is_go_away() || h2.reason() == Some(h2::Reason::REFUSED_STREAM));
             match h2.reason().filter(|_| h2.is_reset() && h2.is_remote()) {
                 Some(reason) => (SendFailure::Reset(reason), refused),
+                // hyper resets the stream of a request whose body fails, and drops the body's error.
+                None if h2.is_reset() && !h2.is_remote() && !h2.is_library() => {
+                    (SendFailure::RequestBody(error), false)
+                }
                 None if h2.is_io() || h2.is_go_away() && h2.is_remote() => {
                     (SendFailure::Lost(error), refused)
                 }

@@ -113,6 +113,12 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static, V: Send + Sync + 'static> Cac
         self.enter(key, Stay::WhileUsed, make)
     }
 
+    /// The entry of `key`, if there is one.
+    pub fn known(&self, key: &K) -> Option<Handle<K, V>> {
+        let slot = self.shared.lock().take_up(key, Stay::WhileUsed)?;
+        Some(Handle { slot, shared: self.shared.clone() })
+    }
+
     /// Like [`Cache::lookup`], and from now on the entry stays although nobody uses it.
     pub fn permanent(&self, key: &K, make: impl FnOnce(&K) -> V) -> Result<Handle<K, V>, CacheFull> {
         self.enter(key, Stay::Forever, make)

@@ -5,12 +5,12 @@
 //! been unused for the idle time. A profile's limits and retries are the calling side's business and are not obeyed
 //! here. Never refuses anything: without an answer, requests pass as if there were no profile.
 
-use crate::cache::{Cache, CacheCounts, Handle};
+use crate::cache::{Cache, CacheCounts, CacheLimits, Handle};
 use crate::lookup::{Discover, LiveProfile};
 use crate::stream::Latest;
 use arc_swap::ArcSwapOption;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime;
 use tokio::sync::Notify;
@@ -24,6 +24,16 @@ use weft_route::metrics::{Exchange, Metrics};
 /// counters and classes, so it is short, and not a setting.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// Names followed at a time. Any client may bear any name, and each costs the control plane a stream.
+pub const NAMES: usize = 256;
+
+/// New names in [`PERIOD`], so that names that displace each other do not add up: the profile of one that was
+/// displaced is followed for a while longer.
+pub const NEW_NAMES: u32 = 64;
+
+/// The period of [`NEW_NAMES`].
+pub const PERIOD: Duration = Duration::from_secs(5);
+
 /// The profiles of the names that inbound requests bear.
 #[derive(Clone)]
 pub struct Received {
@@ -34,7 +44,25 @@ struct Shared {
     lookup: Discover,
     metrics: Metrics,
     names: Cache<NameAddr, Name>,
+    fresh: Mutex<Fresh>,
     runtime: runtime::Handle,
+}
+
+/// Counts new names.
+struct Fresh {
+    since: Instant,
+    count: u32,
+}
+
+impl Fresh {
+    /// Whether another new name may be followed.
+    fn admits(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.since) >= PERIOD {
+            *self = Self { since: now, count: 0 };
+        }
+        self.count += 1;
+        self.count <= NEW_NAMES
+    }
 }
 
 /// A name's profile, followed for as long as this is held.
@@ -66,8 +94,10 @@ pub struct ReceivedRoute {
 impl Received {
     /// Asks `lookup`; counts with `metrics`, of the inbound direction.
     pub fn new(lookup: Discover, metrics: Metrics, runtime: &runtime::Handle) -> Self {
-        let names = Cache::new(lookup.settings().inbound_cache(), runtime);
-        Self { shared: Arc::new(Shared { lookup, metrics, names, runtime: runtime.clone() }) }
+        let limits = lookup.settings().inbound_cache();
+        let names = Cache::new(CacheLimits { capacity: limits.capacity.min(NAMES), ..limits }, runtime);
+        let fresh = Mutex::new(Fresh { since: Instant::now(), count: 0 });
+        Self { shared: Arc::new(Shared { lookup, metrics, names, fresh, runtime: runtime.clone() }) }
     }
 
     /// Whether no name has a profile, so that none need be looked up.
@@ -75,12 +105,20 @@ impl Received {
         self.shared.lookup.settings().suffixes.is_empty()
     }
 
-    /// The profile of a name; nothing if it is not one that profiles are asked for, or too many are in use.
+    /// The profile of a name; nothing if it is not one that profiles are asked for, or too many are in use or new.
     pub fn name(&self, name: NameAddr) -> Option<HeldName> {
         let addr = Addr::Name(name.clone());
         if !self.shared.lookup.settings().has_profile(&addr) {
             return None;
         }
+        if let Some(known) = self.shared.names.known(&name) {
+            return Some(HeldName(known));
+        }
+        let mut fresh = self.shared.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        if !fresh.admits(Instant::now()) {
+            return None;
+        }
+        drop(fresh);
         let live = self.shared.lookup.profile(&addr).ok()??;
         self.shared.names.lookup(&name, |_| self.follow(live)).ok().map(HeldName)
     }
@@ -154,5 +192,21 @@ impl HeldName {
             // Late or never: the request goes on without it.
             let _ = tokio::time::timeout_at((self.0.since + PATIENCE).into(), answer).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_names_are_bounded_in_each_period() {
+        let start = Instant::now();
+        let mut fresh = Fresh { since: start, count: 0 };
+        let admitted =
+            |fresh: &mut Fresh, at: Duration| (0..100).filter(|_| fresh.admits(start + at)).count();
+        assert_eq!(admitted(&mut fresh, Duration::ZERO), NEW_NAMES as usize);
+        assert_eq!(admitted(&mut fresh, PERIOD - Duration::from_millis(1)), 0);
+        assert_eq!(admitted(&mut fresh, PERIOD), NEW_NAMES as usize);
     }
 }

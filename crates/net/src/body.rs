@@ -188,6 +188,15 @@ impl Body {
         }
     }
 
+    /// The body without the outbox that the rest of it was to wait in, for whoever sends it elsewhere.
+    #[must_use]
+    pub fn without_outbox(self) -> Self {
+        match self {
+            Self { kind: Kind::Outgoing(mut outgoing), watch: None } => std::mem::take(&mut outgoing.body),
+            body => body,
+        }
+    }
+
     const fn of(kind: Kind) -> Self {
         Self { kind, watch: None }
     }
@@ -262,7 +271,7 @@ impl http_body::Body for Body {
             Poll::Pending => {
                 // What is held back because nobody takes what went before waits for its receiver.
                 let held_back = matches!(&this.kind, Kind::Outgoing(outgoing) if outgoing.held_back);
-                stall::note(if held_back { Noted::Offers } else { Noted::Lacks });
+                stall::note(if held_back { Noted::Held } else { Noted::Lacks });
                 return Poll::Pending;
             }
         };

@@ -20,6 +20,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub(crate) enum Noted {
     /// It gave a frame, or waits to be asked for its first.
     Offers,
+    /// It has more to give, held back because nobody takes what went before: nothing is taken now.
+    Held,
     /// It has nothing to give at the moment, or no more at all.
     Lacks,
 }
@@ -90,7 +92,8 @@ where
             return polled;
         }
         match noted {
-            Some(Noted::Offers) => {
+            Some(Noted::Held) if *this.armed => {}
+            Some(Noted::Offers | Noted::Held) => {
                 // Each time anew: something was taken since.
                 let end = Instant::now() + *this.limit;
                 match &mut *this.timer {
@@ -185,5 +188,17 @@ mod tests {
         let (task, stalled) = sender(silent(), window);
         tokio::time::timeout(LIMIT * 1000, task).await.unwrap_err();
         assert!(!stalled.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn being_held_back_again_and_again_is_no_progress() {
+        let task = async {
+            loop {
+                note(Noted::Held);
+                tokio::time::sleep(LIMIT / 4).await;
+            }
+        };
+        let ended = tokio::time::timeout(LIMIT * 2, Stallable::new(task, LIMIT, Arc::new(|| {}))).await;
+        assert!(ended.is_ok(), "it outlived its limit");
     }
 }

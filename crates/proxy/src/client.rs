@@ -36,7 +36,7 @@ impl Client {
     pub(crate) fn openness(&self, headers: InformationalHeaders) -> Openness {
         match self.hop {
             Hop::Outbound if headers == InformationalHeaders::Suppressed => Openness::Silent,
-            // Whoever can reach the outbound listener is the proxy's own application.
+            // Whoever reaches an outbound listener is the proxy's own application (but see `Via::openness`).
             Hop::Outbound => Openness::Evidence,
             Hop::Inbound if self.peer.id().is_some() => Openness::Evidence,
             Hop::Inbound => Openness::CodeOnly,

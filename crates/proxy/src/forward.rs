@@ -5,6 +5,7 @@
 //! outcome, and answers or tries again. Whatever goes wrong becomes a `Refusal` with its reason, and
 //! `reply` turns that into the answer. It never waits without a bound.
 
+use crate::given_up::{GIVEN_UP, Unanswered};
 use crate::headers::{self, Switch};
 use crate::limits::Limit;
 use crate::passage::{GrpcOutcome, Passage};
@@ -22,11 +23,12 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use weft_balance::backend::Picked;
 use weft_balance::health::Verdict;
 use weft_balance::unavailable::{Cause, Unavailable};
-use weft_connect::error::{SendError, Whereabouts};
+use weft_connect::error::{SendError, SendFailure, Whereabouts};
 use weft_decide::classify::Class;
 use weft_decide::filter::{self, Outcome};
 use weft_discover::plan::{Choice, Meshed, Plan, Rule, RuleBackend, Upstream};
@@ -143,6 +145,7 @@ async fn exchange(
         course.counted(exchange).await;
     }
     let answered = course.run().await;
+    course.settled = true;
     if let Err(failure) = &answered {
         course.failed(failure);
     }
@@ -225,6 +228,16 @@ struct Course<'a> {
     admitted: Option<Admitted>,
     /// Inbound, what the request is counted under.
     counted: Option<Counted>,
+    /// Whether it has come to an answer or a failure.
+    settled: bool,
+}
+
+impl Drop for Course<'_> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.ended(&GIVEN_UP);
+        }
+    }
 }
 
 /// What to do after an attempt.
@@ -259,6 +272,7 @@ impl<'a> Course<'a> {
             waited: Duration::ZERO,
             counted: None,
             admitted: None,
+            settled: false,
         }
     }
 
@@ -332,21 +346,34 @@ impl<'a> Course<'a> {
             None => None,
         };
         let sent = Instant::now();
-        if let Some(metrics) = self.exchange(&picked) {
+        let exchange = received::exchange_of(&self.counted, &picked);
+        if let Some(metrics) = exchange {
             metrics.sent();
         }
         backend.metrics.sent();
         self.rule.metrics.attempted();
         let limit = timeout::of_attempt(self.rule, self.attempts);
+        let unanswered = Unanswered { exchange, backend: &backend.metrics, rule: self.rule, sent };
         let outcome = {
             let sending = pin!(picked.endpoint().endpoint.send(self.request));
             timeout::head(limit, self.deadline, sending).await
         };
+        unanswered.settled();
         match outcome {
-            Ok(Ok(response)) => self.judge(backend, (picked, sent), response, spare),
+            Ok(Ok(response)) => {
+                if spare.is_some()
+                    && let Some(pause) = self.pause(Some(&response))
+                {
+                    pause.await;
+                }
+                self.judge(backend, (picked, sent), response, spare)
+            }
             Ok(Err(error)) => Box::pin(self.lost(backend, (picked, sent), error, spare)).await,
             Err(Expired::Attempt(code)) => {
                 self.settle_failed(backend, (picked, sent), code);
+                if let Some(pause) = self.pause(None).filter(|_| code == Code::HeadersTimeout) {
+                    pause.await;
+                }
                 let again = match self.retry_policy() {
                     Some(policy) if code == Code::HeadersTimeout => self.policy_retry(policy, spare),
                     _ => None,
@@ -361,9 +388,18 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// The series of what is sent to this endpoint.
-    fn exchange<'s>(&'s self, picked: &'s Picked<Upstream>) -> Option<&'s Exchange> {
-        self.counted.as_ref().map(|c| &*c.exchange).or(picked.endpoint().metrics.as_ref())
+    /// The wait that the rule wants before the next attempt, cut off at the deadline; none if this answer (or, in
+    /// place of one, the lack of it) is not to be retried.
+    fn pause(&self, response: Option<&Response<Body>>) -> Option<Pin<Box<tokio::time::Sleep>>> {
+        let policy = self.retry_policy().filter(|policy| self.attempts <= policy.limit)?;
+        let wait = policy.backoff?.wait(self.attempts.saturating_sub(1), fastrand::f64());
+        let wants = response.is_none_or(|response| {
+            let retry = self.rule.retry.as_ref();
+            retry.is_some_and(|r| r.wants(&self.rule.classes, response.status(), response.headers()))
+        });
+        let until = Instant::now().checked_add(wait)?;
+        let until = self.deadline.map_or(until, |deadline| until.min(deadline));
+        wants.then(|| Box::pin(tokio::time::sleep_until(until.into())))
     }
 
     fn retry_policy(&self) -> Option<&'a RetryPolicy> {
@@ -428,6 +464,8 @@ impl<'a> Course<'a> {
         if let Some(again) = self.worth_repeating(&response, spare) {
             let mut passage = self.passage(backend, picked, sent, &response);
             passage.settle_attempt();
+            // The request goes on, and with it its place among those in flight.
+            self.admitted = passage.admitted.take();
             *self.request = again;
             return Ok(Next::Again);
         }
@@ -491,12 +529,16 @@ impl<'a> Course<'a> {
         error: SendError,
         spare: Option<Box<Spare>>,
     ) -> Result<Next, Failure> {
-        let mut reason =
-            self.reason(error.code(), if error.unprocessed { Phase::Connect } else { Phase::Request });
+        let unreached = matches!(error.failure, SendFailure::Connect(_));
+        let code = match error.code() {
+            Code::ClientGone if self.via.late.load(Ordering::Relaxed) => Code::SlowClient,
+            code => code,
+        };
+        let mut reason = self.reason(code, if unreached { Phase::Connect } else { Phase::Request });
         reason.evidence.endpoint = Some(picked.info().addr.to_string());
         reason = reason.detail(error.failure.to_string());
         let addr = picked.info().addr;
-        self.settle_failed(backend, (picked, sent), error.code());
+        self.settle_failed(backend, (picked, sent), code);
         let failure = match error.reset() {
             Some(code) => Failure::Reset(code.into()),
             None => reason.into(),
@@ -518,7 +560,8 @@ impl<'a> Course<'a> {
         if !back {
             return Err(failure);
         }
-        if self.via.client.hop == Hop::Inbound {
+        // What it may have begun is not for it to see again and again.
+        if self.via.client.hop == Hop::Inbound && unreached {
             return self.await_application(failure).await;
         }
         self.refused_by.push(addr);
@@ -548,14 +591,14 @@ impl<'a> Course<'a> {
     fn settle_failed(&self, backend: &RuleBackend, (picked, sent): (Picked<Upstream>, Instant), code: Code) {
         let now = Instant::now();
         let ending = Ending { status: None, grpc: None, class: Class::Failure, error: Some(code) };
-        if let Some(metrics) = self.exchange(&picked) {
+        if let Some(metrics) = received::exchange_of(&self.counted, &picked) {
             metrics.ended(&ending);
         }
         backend.metrics.ended(&ending, now.saturating_duration_since(sent));
         self.rule.metrics.attempt_ended(&ending);
         let mut pending = picked.into_pending();
-        // A client that breaks its own request off says nothing about the endpoint.
-        if code == Code::ClientGone {
+        // A client that breaks its own request off, or is too slow with it, says nothing about the endpoint.
+        if matches!(code, Code::ClientGone | Code::SlowClient) {
             return;
         }
         pending.fail(now, None);
@@ -583,7 +626,7 @@ impl<'a> Course<'a> {
             retry_after: may_fail.then(|| prepare::retry_after(response)).flatten(),
             answered: false,
             ended: false,
-            _admitted: self.admitted.take(),
+            admitted: self.admitted.take(),
         }
     }
 
@@ -598,9 +641,14 @@ impl<'a> Course<'a> {
             Failure::Reset(_) => None,
         };
         let ending = Ending { status, grpc: None, class: Class::Failure, error: Some(error) };
-        self.rule.metrics.ended(&ending, self.started.elapsed());
+        self.ended(&ending);
+    }
+
+    /// Counts the end of a request that got no answer.
+    fn ended(&self, ending: &Ending) {
+        self.rule.metrics.ended(ending, self.started.elapsed());
         if let Some(route) = self.counted.as_ref().and_then(|c| c.route.as_ref()) {
-            route.metrics.ended(&ending);
+            route.metrics.ended(ending);
         }
     }
 

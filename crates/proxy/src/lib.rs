@@ -14,6 +14,7 @@ pub mod detect;
 mod document;
 mod forward;
 mod gauges;
+mod given_up;
 mod headers;
 mod limits;
 mod listen;

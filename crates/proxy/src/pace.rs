@@ -10,6 +10,8 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
@@ -22,13 +24,14 @@ use weft_telemetry::Counter;
 const LEAST: usize = 1024;
 
 /// Limits a request's body, if its client has declared its length.
-pub(crate) fn paced(via: &Via, body: Body) -> Body {
+pub(crate) fn paced(via: &Arc<Via>, body: Body) -> Body {
     let hop = via.client.hop;
     let limit = via.shared.settings.direction(hop).request_body_timeout;
     match body.size_hint().exact() {
         Some(1..) if !limit.is_zero() => {
             let late = via.shared.reports.limits.counter(Limit::RequestBody, hop);
-            Body::boxed(Paced::new(body, limit, (hop, late)))
+            let via = Some(via.clone());
+            Body::boxed(Paced { via, ..Paced::new(body, limit, (hop, late)) })
         }
         _ => body,
     }
@@ -38,6 +41,8 @@ struct Paced {
     body: Body,
     limit: Duration,
     hop: Hop,
+    /// The connection, which is told: over HTTP/2, an endpoint's connection drops a body's error.
+    via: Option<Arc<Via>>,
     /// Counts bodies that were too slow. The answer's reason is counted where there still is an answer.
     late: Counter,
     /// Bytes that came since the client was last on time.
@@ -51,7 +56,7 @@ struct Paced {
 
 impl Paced {
     fn new(body: Body, limit: Duration, (hop, late): (Hop, Counter)) -> Self {
-        Self { body, limit, hop, late, came: 0, waited: Duration::ZERO, since: None, timer: None }
+        Self { body, limit, hop, via: None, late, came: 0, waited: Duration::ZERO, since: None, timer: None }
     }
 
     fn came(&mut self, bytes: usize) {
@@ -101,6 +106,9 @@ impl http_body::Body for Paced {
             }
             Poll::Pending if self.is_late(cx) => {
                 self.late.inc();
+                if let Some(via) = &self.via {
+                    via.late.store(true, Ordering::Relaxed);
+                }
                 let reason = Reason::new(Code::SlowClient, self.hop, Phase::Request);
                 Poll::Ready(Some(Err(BodyError::aborted(reason))))
             }

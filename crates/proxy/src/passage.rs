@@ -38,7 +38,7 @@ pub(crate) struct Passage {
     pub(crate) answered: bool,
     pub(crate) ended: bool,
     /// Held until the exchange is over.
-    pub(crate) _admitted: Option<crate::via::Admitted>,
+    pub(crate) admitted: Option<crate::via::Admitted>,
 }
 
 /// What is known of a gRPC call's outcome.

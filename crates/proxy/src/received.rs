@@ -9,7 +9,9 @@ use crate::target::HTTP_PORT;
 use arc_swap::{ArcSwapOption, Guard};
 use http::Request;
 use std::sync::Arc;
+use weft_balance::backend::Picked;
 use weft_decide::matching::{self, RequestView};
+use weft_discover::plan::Upstream;
 use weft_discover::received::{HeldName, Received, ReceivedRoute};
 use weft_model::address::Addr;
 use weft_net::body::Body;
@@ -22,6 +24,14 @@ pub(crate) struct Counted {
     pub(crate) exchange: Arc<Exchange>,
     /// The route of its name's profile.
     pub(crate) route: Option<Arc<ReceivedRoute>>,
+}
+
+/// The series of what is sent to an endpoint.
+pub(crate) fn exchange_of<'s>(
+    counted: &'s Option<Counted>,
+    picked: &'s Picked<Upstream>,
+) -> Option<&'s Exchange> {
+    counted.as_ref().map(|c| &*c.exchange).or(picked.endpoint().metrics.as_ref())
 }
 
 /// The name that a connection's last request bore, and its profile.
@@ -79,7 +89,9 @@ impl LastName {
             Ok(Addr::Name(name)) => names.name(name),
             _ => None,
         };
-        self.0.store(Some(Arc::new(Name { authority: authority.into(), held })));
-        Some(self.0.load())
+        // Given as made: another stream may already have stored its own.
+        let made = Some(Arc::new(Name { authority: authority.into(), held }));
+        self.0.store(made.clone());
+        Some(Guard::from_inner(made))
     }
 }

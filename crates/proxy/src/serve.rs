@@ -26,7 +26,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use weft_discover::destination::{Held, NoPlan};
@@ -680,7 +680,8 @@ impl Via {
     fn new(shared: Arc<Shared>, hop: Hop, client: SocketAddr, peer: Peer, aim: Aim) -> Self {
         let (closing, allowed, name) = (Closing::default(), LastAllowed::default(), LastName::default());
         let client = Client { hop, addr: client, peer };
-        Self { shared, client, aim, guard: None, closing, allowed, name, under_way: AtomicUsize::new(0) }
+        let (under_way, late) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Self { shared, client, aim, guard: None, closing, allowed, name, under_way, late }
     }
 
     fn direction(&self) -> &Direction {

@@ -74,6 +74,8 @@ pub(crate) struct Via {
     pub(crate) name: LastName,
     /// Exchanges under way on this connection.
     pub(crate) under_way: AtomicUsize,
+    /// Whether the client sent a request's body too slowly.
+    pub(crate) late: AtomicBool,
 }
 
 /// A request's place in the bound of its direction, and among those under way on its connection. Given back on
@@ -125,7 +127,12 @@ impl Via {
 
     /// What synthesized answers may tell this client.
     pub(crate) fn openness(&self) -> Openness {
-        self.client.openness(self.shared.settings.informational_headers)
+        // Whoever uses the forward proxy from elsewhere is not the proxy's own application.
+        let own = matches!(self.aim, Aim::One(_)) || self.client.addr.ip().to_canonical().is_loopback();
+        match self.client.openness(self.shared.settings.informational_headers) {
+            Openness::Evidence if self.client.hop == Hop::Outbound && !own => Openness::CodeOnly,
+            openness => openness,
+        }
     }
 
     /// What a log line about a request says of it. Cheap: it shares the request's own bytes.

@@ -281,3 +281,25 @@ async fn the_policy_of_an_explicit_port_is_in_force_before_anyone_connects() {
     raw.send("GET / HTTP/1.1\r\nhost: web\r\n\r\n").await;
     assert_eq!((raw.answer().await.status, app.seen().len()), (403, 0));
 }
+
+#[tokio::test]
+async fn a_request_on_which_the_application_dies_is_not_pressed_on_it() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    let app = Application::tcp(move |mut tcp| {
+        let asked = counted.clone();
+        async move {
+            let mut first = [0; 4096];
+            if matches!(tcp.read(&mut first).await, Ok(1..)) {
+                asked.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    let pair = Pair::around(app.await).await;
+    let answer = get(pair.client.upstream(), "/boom").await;
+    assert_eq!(answer.status, 502, "{answer:?}");
+    assert!(answer.header("weft-reason").starts_with("connection-lost"), "{answer:?}");
+    // Each of the two proxies may try it four times in all.
+    let asked = asked.load(Ordering::Relaxed);
+    assert!((1..=4).contains(&asked), "{asked} times");
+}

@@ -1,16 +1,18 @@
 //! Retries by a policy's own rules, and what is counted of them.
 
 use crate::world::{WEB, plain};
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use weft_model::policy::OutboundProtocol;
-use weft_model::route::{Distribution, RetryPolicy, Rule, StatusRange};
+use weft_model::route::{Backoff, Distribution, RetryPolicy, Rule, StatusRange};
 use weft_net::body::Body;
-use weft_testkit::application::Application;
-use weft_testkit::client::{Answer, get};
+use weft_testkit::application::{Application, takes};
+use weft_testkit::client::{Answer, ask, get, http2};
 use weft_testkit::mesh::{Mesh, Running};
 use weft_testkit::plane::Said;
 use weft_testkit::policy::{http_route, policy, route, routes, rule, to};
@@ -105,4 +107,64 @@ async fn a_retry_that_nobody_is_ready_for_is_not_waited_for() {
 
 async fn get_owned(from: SocketAddr) -> Answer {
     get(from, "/").await
+}
+
+#[tokio::test]
+async fn a_retry_whose_answer_is_long_in_coming_still_arrives() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let app = Application::http(move |_| {
+        let first = asked.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            let mut response = Response::new(Body::full("late"));
+            if first {
+                *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                return response;
+            }
+            // Longer than an HTTP/1 connection with nothing under way keeps its buffers.
+            takes(Duration::from_secs(2)).await;
+            response
+        }
+    });
+    let app = app.await;
+    let (_mesh, proxy) = ruled(retrying(1, to(WEB)), &app).await;
+    assert_eq!(get(proxy.upstream(), "/").await.text(), "late");
+}
+
+#[tokio::test]
+async fn retries_keep_the_distance_that_their_rule_wants() {
+    let pause = Duration::from_millis(150);
+    let app = answering(&[503, 503]).await;
+    let mut rule = retrying(2, to(WEB));
+    if let Some(retry) = &mut rule.retry {
+        retry.backoff = Some(Backoff { min: pause, max: pause, jitter: 0.0 });
+    }
+    let (_mesh, proxy) = ruled(rule, &app).await;
+    let begun = Instant::now();
+    assert_eq!(get(proxy.upstream(), "/").await.status, 200);
+    assert!(begun.elapsed() >= 2 * pause, "{:?}", begun.elapsed());
+    // What is not retried waits for nothing: two pauses would show.
+    assert_eq!(counts(&proxy).await, [2.0, 1.0, 0.0, 0.0]);
+}
+
+#[tokio::test]
+async fn what_a_client_gives_up_is_counted_to_its_end() {
+    let app = Application::http(|_| std::future::pending()).await;
+    let (_mesh, proxy) = plain(&[&app], &[]).await;
+    let mut client = http2(proxy.upstream()).await;
+    let asking = tokio::spawn(async move {
+        let request = Request::get("http://web/").body(Body::empty()).unwrap();
+        ask(&mut client, request).await.is_ok()
+    });
+    until("the request is under way", async || app.seen().len() == 1).await;
+    asking.abort();
+    for (family, labels) in [
+        ("outbound_http_route_request_statuses_total", ["parent_name=\"fallback\"", "error=\"CANCEL\""]),
+        (
+            "outbound_http_route_backend_response_statuses_total",
+            ["parent_name=\"fallback\"", "error=\"CANCEL\""],
+        ),
+        ("response_total", ["direction=\"outbound\"", "classification=\"failure\""]),
+    ] {
+        until(family, async || proxy.metric(family, &labels).await == 1.0).await;
+    }
 }

@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use std::time::{Duration, Instant};
 use weft_net::body::Body;
 use weft_testkit::application::{Application, piecewise, read};
-use weft_testkit::client::{ask, get, http2};
+use weft_testkit::client::{Raw, ask, get, http2};
 use weft_testkit::mesh::Running;
 use weft_testkit::{until, within};
 
@@ -105,4 +105,19 @@ async fn an_upload_that_dribbles_over_http2_ends_alone() {
         assert!(early, "an echo that never ended");
     }
     assert_eq!(ask(&mut client, request(Body::empty())).await.unwrap().status(), 200, "its neighbours go on");
+}
+
+#[tokio::test]
+async fn an_upload_that_dribbles_to_a_meshed_endpoint_is_its_clients_fault() {
+    let app = Application::http(|request| async move {
+        let _ = read(request.into_body()).await;
+        Response::new(Body::full("all"))
+    });
+    let pair = Pair::with(app.await, &[], &[("OUTBOUND_REQUEST_BODY_TIMEOUT", "200ms")]).await;
+    let mut raw = Raw::connect(pair.client.upstream()).await;
+    raw.send("POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 100000\r\n\r\nabc").await;
+    let answer = raw.answer().await;
+    assert_eq!(answer.status, 408, "{answer:?}");
+    assert!(answer.header("weft-reason").starts_with("slow-client"), "{answer:?}");
+    stalled(&pair.client, "outbound-request-body-timeout").await;
 }
