@@ -82,6 +82,8 @@ struct Common<'a> {
 enum Carries {
     Http,
     Bytes,
+    /// Bytes that are told apart by the server's name in TLS.
+    Tls,
 }
 
 impl Compiler {
@@ -236,9 +238,12 @@ impl Compiler {
             OutboundProtocol::Opaque(routes) => (Protocol::Opaque, &empty, &empty, routes),
             OutboundProtocol::Tls(routes) => (Protocol::Tls(self.detect_timeout), &empty, &empty, routes),
         };
-        let opaque =
-            matches!(protocol, Protocol::Opaque | Protocol::Tls(_)) || profile.is_some_and(|p| p.opaque);
-        let carries = if opaque { Carries::Bytes } else { Carries::Http };
+        let carries = match protocol {
+            Protocol::Tls(_) => Carries::Tls,
+            Protocol::Opaque => Carries::Bytes,
+            _ if profile.is_some_and(|p| p.opaque) => Carries::Bytes,
+            _ => Carries::Http,
+        };
         let first = Arc::new(self.table(&parent, http1));
         let second = if Arc::ptr_eq(&http1.routes, &http2.routes) && http1.breaker == http2.breaker {
             first.clone()
@@ -476,14 +481,20 @@ impl Compiler {
     ) {
         let (Some(balancers), Some(live)) = (&self.balancers, live) else { return };
         let mut labels = Pairs::new();
-        push_meta(&mut labels, "parent", parent);
-        push_meta(&mut labels, "backend", backend);
+        if nature.carries != Carries::Tls {
+            push_meta(&mut labels, "parent", parent);
+            push_meta(&mut labels, "backend", backend);
+        }
         let prefix = match nature.carries {
             Carries::Http => "outbound_http_balancer",
             Carries::Bytes => {
                 labels.push(("logical".into(), dst.to_string()));
                 labels.push(("concrete".into(), dst.to_string()));
                 "outbound_tcp_balancer"
+            }
+            Carries::Tls => {
+                labels.push(("concrete".into(), dst.to_string()));
+                "outbound_tls_balancer"
             }
         };
         balancers.show(prefix, &labels, (live.backend.metrics(), nature.queue.failfast));
@@ -524,7 +535,7 @@ impl Compiler {
         let params = Params { queue: nature.queue, load, breaker: nature.breaker, ..Params::default() };
         let connect = match nature.carries {
             Carries::Http => self.connect.clone(),
-            Carries::Bytes => self.connect_bytes.clone(),
+            Carries::Bytes | Carries::Tls => self.connect_bytes.clone(),
         };
         let metrics = self.metrics.clone();
         let backend = Backend::new(params, move |info, readiness| Upstream {

@@ -35,6 +35,7 @@ use weft_discover::plan::{Choice, Meshed, Plan, Rule, RuleBackend, Upstream};
 use weft_model::reason::{Code, Evidence, Hop, Phase, Reason};
 use weft_model::route::RetryPolicy;
 use weft_net::body::{Body, Reset};
+use weft_route::frames::FrameSizes;
 use weft_route::metrics::{Ending, Exchange, Granted};
 use weft_route::retry::Retry;
 use weft_route::table::Found;
@@ -624,6 +625,7 @@ impl<'a> Course<'a> {
             status: response.status(),
             grpc,
             retry_after: may_fail.then(|| prepare::retry_after(response)).flatten(),
+            frames: FrameSizes::default(),
             answered: false,
             ended: false,
             admitted: self.admitted.take(),

@@ -16,6 +16,7 @@ use weft_discover::received::ReceivedRoute;
 use weft_model::reason::Code;
 use weft_net::body::{BodyError, Watch};
 use weft_net::splice::Relayed;
+use weft_route::frames::FrameSizes;
 use weft_route::metrics::{BackendMetrics, Ending, Exchange};
 use weft_route::retry::class_of;
 
@@ -35,6 +36,8 @@ pub(crate) struct Passage {
     pub(crate) grpc: GrpcOutcome,
     /// How long the answer asks to be left alone.
     pub(crate) retry_after: Option<Duration>,
+    /// What has passed of the body.
+    pub(crate) frames: FrameSizes,
     pub(crate) answered: bool,
     pub(crate) ended: bool,
     /// Held until the exchange is over.
@@ -149,6 +152,7 @@ impl Passage {
             metrics.ended(&ending);
         }
         self.backend.ended(&ending, now.saturating_duration_since(self.sent));
+        self.backend.passed(&self.frames);
         self.rule.metrics.attempt_ended(&ending);
         Some(ending)
     }
@@ -171,7 +175,10 @@ impl Passage {
 }
 
 impl Watch for Passage {
-    fn frame(&mut self, _: &Frame<Bytes>) {
+    fn frame(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.frames.passed(data.len());
+        }
         if !self.answered {
             self.first(Instant::now());
         }

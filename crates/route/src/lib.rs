@@ -3,6 +3,7 @@
 //! A `Table` owns rules, a rule owns its backends. `discover` compiles tables from what the control
 //! plane says; `proxy/forward.rs` reads them. This crate sends nothing and waits for nothing.
 
+pub mod frames;
 pub mod metrics;
 pub mod retry;
 pub mod table;

@@ -3,6 +3,7 @@
 //! `discover/compile.rs` resolves the handles when it builds a plan; the data path only adds to them.
 //! One `Metrics` a direction, handed in at construction. Never looks a label up per request.
 
+use crate::frames::{FRAME_BYTES, FrameSizes};
 use http::StatusCode;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -117,14 +118,17 @@ struct ExchangeFamilies {
 struct PolicyFamilies {
     requests: Option<Family<Counter>>,
     outcomes: OutcomeFamilies,
-    backend: Option<BackendFamilies>,
+    backend: BackendFamilies,
     retries: Option<RetryFamilies>,
 }
 
+/// Outbound, all but the duration of responses, which its outcomes have; inbound, that and the frames.
 #[derive(Debug)]
 struct BackendFamilies {
-    requests: Family<Counter>,
-    outcomes: OutcomeFamilies,
+    requests: Option<Family<Counter>>,
+    outcomes: Option<OutcomeFamilies>,
+    duration: Option<Family<Histogram>>,
+    frames: Family<Histogram>,
 }
 
 #[derive(Debug)]
@@ -166,17 +170,20 @@ impl PolicyFamilies {
                     .labels(ROUTE_KEYS),
                 counters("request_statuses_total", "Requests by outcome.").labels(ROUTE_STATUS_KEYS),
             ),
-            backend: Some(BackendFamilies {
-                requests: counters("backend_requests_total", "Attempts sent to a backend.")
-                    .labels(BACKEND_KEYS),
-                outcomes: OutcomeFamilies::new(
+            backend: BackendFamilies {
+                requests: Some(
+                    counters("backend_requests_total", "Attempts sent to a backend.").labels(BACKEND_KEYS),
+                ),
+                outcomes: Some(OutcomeFamilies::new(
                     registry
                         .histograms(&name("backend_response_duration_seconds"), attempt, BACKEND_SECONDS)
                         .labels(BACKEND_KEYS),
                     counters("backend_response_statuses_total", "Attempts by outcome.")
                         .labels(BACKEND_STATUS_KEYS),
-                ),
-            }),
+                )),
+                duration: None,
+                frames: frames(registry, &name("backend_response_frame_size_bytes")).labels(BACKEND_KEYS),
+            },
             retries: Some(RetryFamilies {
                 requests: counters("retry_requests_total", "Retries sent.").labels(ROUTE_KEYS),
                 successes: counters("retry_successes_total", "Retries that succeeded.").labels(ROUTE_KEYS),
@@ -190,6 +197,7 @@ impl PolicyFamilies {
     fn inbound(registry: &Registry, kind: RouteKind) -> Self {
         let name = |n: &str| format!("inbound_{}_{n}", kind.as_str());
         let request = "Time from a request's dispatch to the end of its response.";
+        let attempt = "Time from a request's sending to the application to the end of its response.";
         Self {
             requests: Some(
                 registry.counters(&name("requests_total"), "Requests received.").labels(INBOUND_KEYS),
@@ -200,10 +208,23 @@ impl PolicyFamilies {
                     .labels(INBOUND_KEYS),
                 registry.counters(&name("statuses_total"), "Requests by status.").labels(INBOUND_STATUS_KEYS),
             ),
-            backend: None,
+            backend: BackendFamilies {
+                requests: None,
+                outcomes: None,
+                duration: Some(
+                    registry
+                        .histograms(&name("response_duration_seconds"), attempt, ROUTE_SECONDS)
+                        .labels(INBOUND_KEYS),
+                ),
+                frames: frames(registry, &name("response_frame_size_bytes")).labels(INBOUND_KEYS),
+            },
             retries: None,
         }
     }
+}
+
+fn frames(registry: &Registry, name: &str) -> Family<Histogram> {
+    registry.histograms(name, "Sizes of the frames of responses' bodies.", FRAME_BYTES)
 }
 
 /// Whether a route is for gRPC: its kind decides, not what passes (§5.3).
@@ -322,14 +343,16 @@ impl Metrics {
     /// The handles of a backend under a route.
     pub fn backend(&self, parent: &Meta, route: &Meta, backend: &Meta) -> BackendMetrics {
         let kind = RouteKind::of(route);
-        let Some(families) = &self.policy(kind).backend else {
-            return BackendMetrics { requests: None, outcome: None };
-        };
+        let families = &self.policy(kind).backend;
         let mut labels = self.route_labels(parent, route);
-        push_meta(&mut labels, "backend", backend);
+        if self.direction == Hop::Outbound {
+            push_meta(&mut labels, "backend", backend);
+        }
         BackendMetrics {
-            requests: Some(families.requests.series(&labels[..])),
-            outcome: Some(families.outcomes.of(&labels, self.status(kind))),
+            requests: families.requests.as_ref().map(|f| f.series(&labels[..])),
+            outcome: families.outcomes.as_ref().map(|f| f.of(&labels, self.status(kind))),
+            duration: families.duration.as_ref().map(|f| f.series(&labels[..])),
+            frames: Some(families.frames.series(&labels[..])),
         }
     }
 
@@ -622,6 +645,8 @@ pub enum Granted {
 pub struct BackendMetrics {
     requests: Option<Counter>,
     outcome: Option<Arc<Outcomes>>,
+    duration: Option<Histogram>,
+    frames: Option<Histogram>,
 }
 
 impl BackendMetrics {
@@ -636,6 +661,16 @@ impl BackendMetrics {
     pub fn ended(&self, ending: &Ending, after: Duration) {
         if let Some(outcome) = &self.outcome {
             outcome.ended(ending, after);
+        }
+        if let Some(duration) = &self.duration {
+            duration.observe_seconds(after);
+        }
+    }
+
+    /// Counts the frames of a response's body.
+    pub fn passed(&self, sizes: &FrameSizes) {
+        if let Some(frames) = &self.frames {
+            sizes.add_to(frames);
         }
     }
 }

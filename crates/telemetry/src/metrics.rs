@@ -154,6 +154,20 @@ impl Histogram {
         let _ = self.0.sum.fetch_update(Relaxed, Relaxed, add);
     }
 
+    /// Counts observations that were sorted elsewhere: how many fell into each bucket, the last being what lies above
+    /// the bounds, and their sum.
+    pub fn observe_sorted(&self, counts: &[u32], sum: f64) {
+        if counts.iter().all(|count| *count == 0) || sum.is_nan() {
+            return;
+        }
+        for (bucket, count) in self.0.counts.iter().zip(counts).filter(|(_, count)| **count > 0) {
+            bucket.fetch_add(u64::from(*count), Relaxed);
+        }
+        let add = |bits| Some((f64::from_bits(bits) + sum).to_bits());
+        // The closure never declines, so this cannot fail.
+        let _ = self.0.sum.fetch_update(Relaxed, Relaxed, add);
+    }
+
     /// Counts a duration, in seconds.
     pub fn observe_seconds(&self, value: Duration) {
         self.observe(value.as_secs_f64());

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weft_model::profile::Profile;
-use weft_testkit::application::Application;
+use weft_testkit::application::{Application, piecewise};
 use weft_testkit::client::{Raw, get};
 use weft_testkit::mesh::{Running, identity};
 use weft_testkit::plane::Said;
@@ -142,6 +142,34 @@ async fn connections_are_counted_by_what_they_turned_out_to_be() {
     let client = format!("client_id=\"{}\"", identity("client"));
     let header = ["session_protocol=\"http/2\"", &client];
     becomes(&pair.server, "inbound_tcp_transport_header_connections_total", &header, 1.0).await;
+}
+
+#[tokio::test]
+async fn frames_of_responses_are_counted_by_size_on_both_sides() {
+    let app = Application::http(|_| async {
+        let parts = ["x"; 3].map(|part| part.into()).into_iter().chain(["y".repeat(5000)]);
+        let (frames, body) = piecewise();
+        let sending = async move {
+            for part in parts {
+                let _ = frames.send(part.into()).await;
+            }
+        };
+        tokio::spawn(sending);
+        http::Response::new(body)
+    });
+    let pair = Pair::around(app.await).await;
+    assert_eq!(get(pair.client.upstream(), "/").await.body.len(), 5003);
+    for (proxy, family) in [
+        (&pair.client, "outbound_http_route_backend_response_frame_size_bytes"),
+        (&pair.server, "inbound_http_response_frame_size_bytes"),
+    ] {
+        // What is sent piece by piece may arrive in other pieces; nothing is lost or counted twice.
+        becomes(proxy, &format!("{family}_sum"), &["route_name"], 5003.0).await;
+        let large = proxy.metric(&format!("{family}_bucket"), &["le=\"10240\""]).await;
+        let small = proxy.metric(&format!("{family}_bucket"), &["le=\"128\""]).await;
+        assert!(large >= 1.0 && large > small, "{family}: {small} of {large}");
+    }
+    becomes(&pair.server, "inbound_http_response_duration_seconds_count", &["route_name"], 1.0).await;
 }
 
 #[tokio::test]

@@ -197,6 +197,11 @@ async fn a_tls_policy_routes_by_server_name_however_the_hello_is_cut() {
         assert_eq!(raw.rest().await, b"", "no route: the connection is closed");
     }
     assert_eq!(proxy.metric("weft_reasons_total", &["\"no-route\""]).await, 2.0);
+    let concrete = format!("concrete=\"{}\"", name("exact"));
+    let ready = [concrete.as_str(), "endpoint_state=\"ready\""];
+    assert_eq!(proxy.metric("outbound_tls_balancer_endpoints", &ready).await, 1.0);
+    assert_eq!(proxy.metric("outbound_tls_balancer_queue_requests_total", &[&concrete]).await, 2.0);
+    assert_eq!(proxy.metric("outbound_tcp_balancer_endpoints", &[]).await, 0.0);
 }
 
 #[tokio::test]
