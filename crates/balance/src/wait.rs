@@ -34,12 +34,23 @@ impl<T> Room<T> {
 
     /// Gives a place up. False if it had been served already.
     pub(crate) fn leave(&mut self, ticket: u64) -> bool {
-        self.waiters.remove(&ticket).is_some()
+        let left = self.waiters.remove(&ticket).is_some();
+        self.tidy();
+        left
     }
 
     /// The one who has waited longest.
     pub(crate) fn next(&mut self) -> Option<oneshot::Sender<T>> {
-        self.waiters.pop_first().map(|(_, sender)| sender)
+        let first = self.waiters.pop_first().map(|(_, sender)| sender);
+        self.tidy();
+        first
+    }
+
+    /// Nobody waits nearly always, and an empty map that was not always so keeps room for eleven.
+    fn tidy(&mut self) {
+        if self.waiters.is_empty() {
+            self.waiters = BTreeMap::new();
+        }
     }
 
     pub(crate) fn len(&self) -> usize {

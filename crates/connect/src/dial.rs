@@ -10,7 +10,7 @@ use crate::transport::Transport;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
 use weft_balance::{EndpointState, Failure, Readiness};
@@ -26,8 +26,8 @@ pub(crate) struct Reach {
     /// Wakes the endpoint's task after a failed attempt.
     pub(crate) suspect: Notify,
     pub(crate) counts: Counts,
-    /// Resolved with the first connection.
-    transport: OnceLock<Option<Arc<Transport>>>,
+    /// Resolved with the first connection, and held by those that are open: an endpoint at rest needs none.
+    transport: Mutex<Weak<Transport>>,
     last_error: Mutex<Option<ConnectError>>,
 }
 
@@ -46,7 +46,7 @@ impl Reach {
             readiness,
             suspect: Notify::new(),
             counts: Counts::default(),
-            transport: OnceLock::new(),
+            transport: Mutex::default(),
             last_error: Mutex::new(None),
         }
     }
@@ -63,11 +63,17 @@ impl Reach {
             Ok(_) => _ = self.counts.connected.fetch_add(1, Relaxed),
             Err(error) => self.failed(error),
         }
-        let transport = self.transport.get_or_init(|| self.context.counting.transport(&self.info));
-        outcome.map(|stream| match transport {
+        outcome.map(|stream| match self.transport() {
             Some(transport) => transport.open(stream),
             None => stream,
         })
+    }
+
+    fn transport(&self) -> Option<Arc<Transport>> {
+        let mut known = self.transport.lock().unwrap_or_else(PoisonError::into_inner);
+        let transport = known.upgrade().or_else(|| self.context.counting.transport(&self.info))?;
+        *known = Arc::downgrade(&transport);
+        Some(transport)
     }
 
     async fn attempt(&self, addr: SocketAddr, session: Option<Session>) -> Result<Stream, ConnectError> {

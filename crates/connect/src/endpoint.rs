@@ -363,7 +363,8 @@ async fn keep_ready(core: Arc<Core>) {
     let proves = reach.context.ready_when == ReadyWhen::Proven;
     let mut failures = 0u32;
     loop {
-        let error = match core.prove().await {
+        // Boxed, like the waits below: most of an endpoint's life is `attend`.
+        let error = match Box::pin(core.prove()).await {
             Err(error) => error,
             Ok(()) => {
                 forget(&reach.suspect); // attempts that failed before this one
@@ -386,7 +387,7 @@ async fn keep_ready(core: Arc<Core>) {
         reach.readiness.set(EndpointState::Failed(Arc::new(failure)));
         let wait = reach.context.backoff.wait(failures, fastrand::f64());
         failures = failures.saturating_add(1);
-        tokio::time::sleep(wait).await;
+        Box::pin(tokio::time::sleep(wait)).await;
         core.sweep();
     }
 }

@@ -139,7 +139,7 @@ impl Pool {
             self.wake_sweep.notified().await;
         }
         self.sweep_parked.store(false, Ordering::Release);
-        tokio::time::sleep(period.max(Duration::from_millis(1))).await;
+        Box::pin(tokio::time::sleep(period.max(Duration::from_millis(1)))).await; // rare: nothing is idle for long
     }
 
     /// Closes connections that are closed by the other side or have been idle for too long.

@@ -11,6 +11,7 @@ use crate::plan::{
 };
 use std::any::Any;
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use weft_balance::backend::{Change, Params};
@@ -46,14 +47,48 @@ pub struct Compiler {
     /// Longest look at a connection's first bytes, where the policy does not say.
     detect_timeout: Duration,
     /// The backends in use.
-    live: Mutex<HashMap<Key, Weak<Live>>>,
+    live: Mutex<Lives>,
     /// Where those that balance over a name are shown.
     balancers: Option<Balancers>,
 }
 
-/// What makes two backends the same.
-#[derive(Clone, PartialEq, Eq, Hash)]
+/// What makes two backends the same, in words.
 struct Key(String);
+
+/// The backends in use, by what makes them the same.
+struct Lives {
+    /// Their keys' two hashes, under keys of the process's own: the words are longer than all else that is kept here,
+    /// and nobody can bring about that two differ and 128 unknown bits agree.
+    backends: HashMap<[u64; 2], Weak<Live>>,
+    hashers: [RandomState; 2],
+    /// How many there may be before those no longer in use are looked for. Twice as many as the last time, so that
+    /// many destinations do not cost a look at all of them each.
+    crowd: usize,
+}
+
+impl Default for Lives {
+    fn default() -> Self {
+        Self { backends: HashMap::new(), hashers: [RandomState::new(), RandomState::new()], crowd: CROWD }
+    }
+}
+
+/// Below so many backends nobody looks for unused ones.
+const CROWD: usize = 64;
+
+impl Lives {
+    fn key(&self, key: &Key) -> [u64; 2] {
+        self.hashers.each_ref().map(|hasher| hasher.hash_one(&key.0))
+    }
+
+    fn insert(&mut self, key: [u64; 2], live: &Arc<Live>) {
+        if self.backends.len() >= self.crowd {
+            self.backends.retain(|_, weak| weak.strong_count() > 0);
+            self.backends.shrink_to_fit();
+            self.crowd = CROWD.max(2 * self.backends.len());
+        }
+        self.backends.insert(key, Arc::downgrade(live));
+    }
+}
 
 /// How a backend behaves, apart from where it leads.
 #[derive(Clone, Copy, Debug)]
@@ -528,10 +563,10 @@ impl Compiler {
         start: impl FnOnce(Backend, &Feed) -> Box<dyn Any + Send + Sync>,
     ) -> Arc<Live> {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = live.get(&key).and_then(Weak::upgrade) {
+        let key = live.key(&key);
+        if let Some(found) = live.backends.get(&key).and_then(Weak::upgrade) {
             return found;
         }
-        live.retain(|_, weak| weak.strong_count() > 0);
         let params = Params { queue: nature.queue, load, breaker: nature.breaker, ..Params::default() };
         let connect = match nature.carries {
             Carries::Http => self.connect.clone(),
@@ -546,7 +581,7 @@ impl Compiler {
         });
         let source = start(backend.clone(), &self.feed);
         let made = Arc::new(Live { backend, _source: source });
-        live.insert(key, Arc::downgrade(&made));
+        live.insert(key, &made);
         made
     }
 }

@@ -64,13 +64,15 @@ struct Shared {
 struct State {
     /// `None` until the first answer.
     set: Option<Set>,
-    listeners: BTreeMap<u64, Arc<dyn Listener>>,
+    /// By their number. A few: the backends that lead to the name.
+    listeners: Vec<(u64, Arc<dyn Listener>)>,
     next: u64,
 }
 
 #[derive(Default)]
 struct Set {
-    endpoints: BTreeMap<SocketAddr, EndpointInfo>,
+    /// Boxed: a map makes room for eleven, and most names have fewer.
+    endpoints: BTreeMap<SocketAddr, Box<EndpointInfo>>,
     exists: bool,
 }
 
@@ -81,10 +83,8 @@ impl Endpoints {
         let shared = Arc::<Shared>::default();
         let sink = Follower { shared: shared.clone(), publish: publish.clone(), fresh: true, reset: None };
         let progress = publish.progress.clone();
-        runtime.spawn(async move {
-            let daemon = Daemon { open, rules, progress, sink };
-            daemon.run_until(publish.latest.closed()).await;
-        });
+        let daemon = Daemon { open, rules, progress, sink };
+        runtime.spawn(daemon.run_until(async move { publish.latest.closed().await }));
         Self { shared, watch }
     }
 
@@ -96,7 +96,7 @@ impl Endpoints {
         }
         let id = state.next;
         state.next += 1;
-        state.listeners.insert(id, listener);
+        state.listeners.push((id, listener));
         Subscription { shared: Arc::downgrade(&self.shared), id }
     }
 
@@ -117,7 +117,11 @@ impl Endpoints {
 
     /// The present set, sorted by address; `None` before the first answer.
     pub fn list(&self) -> Option<Vec<EndpointInfo>> {
-        self.shared.lock().set.as_ref().map(|set| set.endpoints.values().cloned().collect())
+        self.shared
+            .lock()
+            .set
+            .as_ref()
+            .map(|set| set.endpoints.values().map(|info| (**info).clone()).collect())
     }
 }
 
@@ -133,7 +137,7 @@ impl Shared {
         set.apply(&change);
         // Whoever listens since before the first answer gets a reset first, too.
         let known = Known { endpoints: set.endpoints.len(), exists: set.exists };
-        for listener in state.listeners.values() {
+        for (_, listener) in &state.listeners {
             listener.apply(change.clone());
         }
         known
@@ -162,7 +166,7 @@ impl Set {
         self.exists = true;
         for info in infos {
             if self.endpoints.len() < MAX_ENDPOINTS || self.endpoints.contains_key(&info.addr) {
-                self.endpoints.insert(info.addr, info.clone());
+                self.endpoints.insert(info.addr, Box::new(info.clone()));
             }
         }
     }
@@ -170,7 +174,7 @@ impl Set {
     fn as_change(&self) -> Change {
         match self.endpoints.is_empty() {
             true => Change::Empty { exists: self.exists },
-            false => Change::Reset(self.endpoints.values().cloned().collect()),
+            false => Change::Reset(self.endpoints.values().map(|info| (**info).clone()).collect()),
         }
     }
 }
@@ -235,7 +239,11 @@ impl Sink<EndpointUpdate> for Follower {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let removed = self.shared.upgrade().and_then(|shared| shared.lock().listeners.remove(&self.id));
+        let removed = self.shared.upgrade().and_then(|shared| {
+            let listeners = &mut shared.lock().listeners;
+            let at = listeners.iter().position(|(id, _)| *id == self.id)?;
+            Some(listeners.remove(at))
+        });
         drop(removed); // after the lock
     }
 }

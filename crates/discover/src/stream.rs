@@ -6,7 +6,7 @@
 //! cancelled. `lookup.rs` starts daemons and decides what is asked. It never blocks who listens.
 
 use crate::error::DiscoverError;
-use futures_util::{FutureExt, Stream, StreamExt};
+use futures_util::{Stream, StreamExt};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -150,11 +150,8 @@ impl<T: PartialEq + Send + Sync + 'static> Watch<T> {
     pub fn spawn(open: Open<T>, rules: Rules, initial: Option<T>, runtime: &runtime::Handle) -> Self {
         let initial = initial.map_or(Latest::Awaited, |value| Latest::Known(Arc::new(value)));
         let (publish, watch) = Watch::new(initial);
-        let listeners = publish.clone();
-        runtime.spawn(async move {
-            let daemon = Daemon { open, rules, progress: publish.progress.clone(), sink: publish };
-            daemon.run_until(listeners.latest.closed()).await;
-        });
+        let daemon = Daemon { open, rules, progress: publish.progress.clone(), sink: publish.clone() };
+        runtime.spawn(daemon.run_until(async move { publish.latest.closed().await }));
         watch
     }
 }
@@ -363,7 +360,8 @@ impl<T: Send + 'static, S: Sink<T>> Daemon<T, S> {
                     State::Waiting { opening: (self.open)(), asked: Instant::now() }
                 }
                 State::Waiting { opening, asked } => {
-                    match open_within(opening, asked, self.rules.limits).await {
+                    // Boxed, as is every wait but the one for the next answer: a watch is at rest nearly always.
+                    match Box::pin(open_within(opening, asked, self.rules.limits)).await {
                         Ok(answers) => State::Streaming { answers, asked },
                         Err(error) => {
                             let ended = Ended { error: Some(error), answered: false, asked };
@@ -381,7 +379,7 @@ impl<T: Send + 'static, S: Sink<T>> Daemon<T, S> {
                     self.progress.enter(Phase::Backoff);
                     let wait = self.rules.backoff.wait(patience.failures, fastrand::f64());
                     patience.failures = patience.failures.saturating_add(1);
-                    tokio::time::sleep(wait).await;
+                    Box::pin(tokio::time::sleep(wait)).await;
                     State::Disconnected
                 }
             };
@@ -414,17 +412,17 @@ impl<T: Send + 'static, S: Sink<T>> Daemon<T, S> {
         let error = loop {
             let gap = if answered { idle } else { initial.or(idle) };
             let limit = [gap.and_then(|gap| last.checked_add(gap)), dies].into_iter().flatten().min();
-            let next = match answers.next().now_or_never() {
-                Some(next) => Ok(next),
-                None => {
-                    if self.sink.holds_back() {
-                        self.sink.release();
-                    }
-                    match limit {
-                        Some(until) => timeout_at(until, answers.next()).await,
-                        None => Ok(answers.next().await),
-                    }
+            // By hand, so that no answer is part of the future that waits for it.
+            let next = std::future::poll_fn(|cx| {
+                let next = answers.poll_next_unpin(cx);
+                if next.is_pending() && self.sink.holds_back() {
+                    self.sink.release();
                 }
+                next
+            });
+            let next = match limit {
+                Some(until) => Box::pin(timeout_at(until, next)).await,
+                None => Ok(next.await),
             };
             match next {
                 Ok(Some(Ok(answer))) => {

@@ -160,8 +160,8 @@ impl Mesh {
         proxy
     }
 
-    /// The same without waiting.
-    pub async fn unready_proxy(&self, name: &str, settings: &[(&str, &str)]) -> Running {
+    /// The environment that makes a process a proxy of this mesh, with settings of its own.
+    pub fn environment(&self, name: &str, settings: &[(&str, &str)]) -> BTreeMap<OsString, OsString> {
         let (plane, scratch) = (self.at.to_string(), self.scratch.0.display().to_string());
         let identity = identity(name);
         let token = format!("{scratch}/token");
@@ -176,8 +176,12 @@ impl Mesh {
             ("IDENTITY_TOKEN_FILE", &token),
         ];
         let all = SHORT.iter().chain(&own).chain(settings);
-        let env: BTreeMap<OsString, OsString> =
-            all.map(|(name, text)| (format!("WEFT_{name}").into(), text.into())).collect();
+        all.map(|(name, text)| (format!("WEFT_{name}").into(), text.into())).collect()
+    }
+
+    /// The same without waiting.
+    pub async fn unready_proxy(&self, name: &str, settings: &[(&str, &str)]) -> Running {
+        let env = self.environment(name, settings);
         let values = Values::resolve(&Inputs { flags: &[], env: &env, file: &[], join: &[] }).unwrap();
         let settings = Settings::from_values(&values).unwrap();
         let world = World {

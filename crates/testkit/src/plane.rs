@@ -48,6 +48,9 @@ pub enum Said<T> {
     Nonsense,
 }
 
+/// Calls open at a time: a proxy at the bound of its discovery entries has three for each.
+const STREAMS: u32 = 100_000;
+
 type Book<T> = Mutex<HashMap<String, watch::Sender<Said<T>>>>;
 
 /// What a control plane knows and hears. Changes reach everybody who listens.
@@ -275,7 +278,8 @@ async fn accept(listener: TcpListener, router: Router, manner: Manner) {
                 let router = router.clone();
                 async move { Ok::<_, std::convert::Infallible>(router.call(request).await) }
             });
-            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            server.max_concurrent_streams(STREAMS);
             // The client may leave at any time.
             let _ = server.serve_connection(TokioIo::new(tcp), service).await;
         });

@@ -80,6 +80,16 @@ fn parse<M: Message + Default>(bytes: &mut impl Buf, message: &'static str) -> R
     M::decode(bytes).map_err(|e| WireError::Malformed { message, why: e.to_string() })
 }
 
+/// Collects parts into a list of exactly their number. `collect` would go on in the message's own list, whose room is
+/// for at least four of the message's larger parts, and what is read here stays for long.
+fn gather<T>(parts: impl ExactSizeIterator<Item = Result<T, WireError>>) -> Result<Vec<T>, WireError> {
+    let mut all = Vec::with_capacity(parts.len());
+    for part in parts {
+        all.push(part?);
+    }
+    Ok(all)
+}
+
 /// Collects what a decoder has to say besides its result, bounded.
 #[derive(Default)]
 struct Warnings {

@@ -34,7 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // beside the house
     ("testkit", &["model", "wire", "net", "identity", "settings", "proxy", "control", "telemetry", "index", "resources"]),
     ("scenarios", &["model", "net", "identity", "proxy", "control", "telemetry", "testkit"]),
-    ("weft", &["model", "net", "identity", "index", "resources", "settings", "proxy", "control", "telemetry"]),
+    ("weft", &["model", "net", "identity", "index", "resources", "settings", "proxy", "control", "telemetry", "testkit"]),
     ("xtask", &["model"]),
 ];
 

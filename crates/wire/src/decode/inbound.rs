@@ -2,7 +2,7 @@
 //! Only an unknown filter is less: it makes its own rule answer 500. Pure.
 
 use super::endpoint::ip;
-use super::{Warnings, lenient_meta, required_duration, route};
+use super::{Warnings, gather, lenient_meta, required_duration, route};
 use crate::WireError;
 use ipnet::IpNet;
 use linkerd2_proxy_api::{http_route, inbound, meta, net};
@@ -113,7 +113,7 @@ fn http_route(message: inbound::HttpRoute) -> Result<Route, WireError> {
     let read = |rule: inbound::http_route::Rule| {
         let matches = rule.matches.into_iter().map(|m| route::http_match(m).map(RequestMatch::Http));
         let filters = rule.filters.into_iter().map(|f| http_filter(f.kind));
-        Ok(inbound_rule(matches.collect::<Result<_, _>>()?, filters.collect::<Result<_, _>>()?))
+        Ok(inbound_rule(gather(matches)?, gather(filters)?))
     };
     let about = (message.metadata, message.hosts, message.authorizations);
     inbound_route(about, message.rules.into_iter().map(read))
@@ -123,7 +123,7 @@ fn grpc_route(message: inbound::GrpcRoute) -> Result<Route, WireError> {
     let read = |rule: inbound::grpc_route::Rule| {
         let matches = rule.matches.into_iter().map(|m| route::grpc_match(m).map(RequestMatch::Grpc));
         let filters = rule.filters.into_iter().map(|f| grpc_filter(f.kind));
-        Ok(inbound_rule(matches.collect::<Result<_, _>>()?, filters.collect::<Result<_, _>>()?))
+        Ok(inbound_rule(gather(matches)?, gather(filters)?))
     };
     let about = (message.metadata, message.hosts, message.authorizations);
     inbound_route(about, message.rules.into_iter().map(read))
@@ -140,7 +140,7 @@ fn inbound_route(
         meta: lenient_meta(metadata, "route metadata")?,
         hosts: route::hosts(hosts)?,
         rules: rules.collect::<Result<_, WireError>>()?,
-        authorizations: authorizations.into_iter().map(authorization).collect::<Result<_, _>>()?,
+        authorizations: gather(authorizations.into_iter().map(authorization))?,
     })
 }
 
@@ -186,7 +186,7 @@ fn authorization(message: inbound::Authz) -> Result<Authorization, WireError> {
     if message.networks.is_empty() {
         return Err(WireError::Missing("networks of an authorization"));
     }
-    let networks = message.networks.into_iter().map(network).collect::<Result<_, _>>()?;
+    let networks = gather(message.networks.into_iter().map(network))?;
     let permit = message.authentication.and_then(|a| a.permit);
     let authentication = authentication(permit.ok_or(WireError::Missing("authentication"))?)?;
     Ok(Authorization { meta, networks, authentication })
@@ -194,7 +194,7 @@ fn authorization(message: inbound::Authz) -> Result<Authorization, WireError> {
 
 fn network(message: inbound::Network) -> Result<NetworkMatch, WireError> {
     let net = ip_network(message.net.ok_or(WireError::Missing("net of a network"))?)?;
-    let except = message.except.into_iter().map(ip_network).collect::<Result<_, _>>()?;
+    let except = gather(message.except.into_iter().map(ip_network))?;
     Ok(NetworkMatch { net, except })
 }
 

@@ -2,7 +2,7 @@
 //! everything: half a policy could send traffic where it must not go. Pure.
 
 use super::endpoint::endpoint;
-use super::{Warnings, duration, meta, optional_duration, required_duration, route};
+use super::{Warnings, duration, gather, meta, optional_duration, required_duration, route};
 use crate::WireError;
 use linkerd2_proxy_api as api;
 use linkerd2_proxy_api::outbound;
@@ -78,7 +78,7 @@ fn policy(message: outbound::OutboundPolicy, warnings: &mut Warnings) -> Result<
         }
         Tls(tls) => {
             let routes = tls.routes.into_iter().map(|r| reader.tls_route(r));
-            OutboundProtocol::Tls(routes.collect::<Result<_, _>>()?)
+            OutboundProtocol::Tls(gather(routes)?)
         }
     };
     Ok(OutboundPolicy { meta: meta(message.metadata, "policy metadata")?, protocol })
@@ -104,14 +104,14 @@ macro_rules! distribution {
                     Empty(_) => Ok(Distribution::Empty),
                     FirstAvailable(first) if !first.backends.is_empty() => {
                         let backends = first.backends.into_iter().map(|b| self.$backend(b));
-                        Ok(Distribution::FirstAvailable(backends.collect::<Result<_, _>>()?))
+                        Ok(Distribution::FirstAvailable(gather(backends)?))
                     }
                     RandomAvailable(random) if !random.backends.is_empty() => {
                         let read = |b: outbound::$protocol::WeightedRouteBackend| {
                             let backend = b.backend.ok_or(WireError::Missing("weighted backend"))?;
                             Ok((self.$backend(backend)?, b.weight))
                         };
-                        let backends = random.backends.into_iter().map(read).collect::<Result<_, _>>()?;
+                        let backends = gather(random.backends.into_iter().map(read))?;
                         Ok(self.weighted(backends))
                     }
                     _ => Err(WireError::invalid("distribution", "its list of backends is empty")),
@@ -124,7 +124,7 @@ macro_rules! distribution {
             ) -> Result<RouteBackend, WireError> {
                 let backend = self.backend(message.backend.ok_or(WireError::Missing("backend"))?)?;
                 let filters = message.filters.into_iter().map(|f| $filter(f.kind));
-                Ok(RouteBackend { backend, filters: filters.collect::<Result<_, _>>()? })
+                Ok(RouteBackend { backend, filters: gather(filters)? })
             }
         }
     };
@@ -165,7 +165,7 @@ impl Reader<'_> {
         Ok(Route {
             meta: meta(message.metadata, "route metadata")?,
             hosts: route::hosts(message.hosts)?,
-            rules: message.rules.into_iter().map(|r| self.http_rule(r)).collect::<Result<_, _>>()?,
+            rules: gather(message.rules.into_iter().map(|r| self.http_rule(r)))?,
             authorizations: Vec::new(),
         })
     }
@@ -174,7 +174,7 @@ impl Reader<'_> {
         Ok(Route {
             meta: meta(message.metadata, "route metadata")?,
             hosts: route::hosts(message.hosts)?,
-            rules: message.rules.into_iter().map(|r| self.grpc_rule(r)).collect::<Result<_, _>>()?,
+            rules: gather(message.rules.into_iter().map(|r| self.grpc_rule(r)))?,
             authorizations: Vec::new(),
         })
     }
@@ -184,8 +184,8 @@ impl Reader<'_> {
         let matches = message.matches.into_iter().map(|m| route::http_match(m).map(RequestMatch::Http));
         let filters = message.filters.into_iter().map(|f| http_filter(f.kind));
         Ok(Rule {
-            matches: matches.collect::<Result<_, _>>()?,
-            filters: filters.collect::<Result<_, _>>()?,
+            matches: gather(matches)?,
+            filters: gather(filters)?,
             backends: self.http_distribution(message.backends)?,
             timeouts: timeouts(message.timeouts, message.request_timeout)?,
             retry: message.retry.map(http_retry).transpose()?,
@@ -198,8 +198,8 @@ impl Reader<'_> {
         let matches = message.matches.into_iter().map(|m| route::grpc_match(m).map(RequestMatch::Grpc));
         let filters = message.filters.into_iter().map(|f| grpc_filter(f.kind));
         Ok(Rule {
-            matches: matches.collect::<Result<_, _>>()?,
-            filters: filters.collect::<Result<_, _>>()?,
+            matches: gather(matches)?,
+            filters: gather(filters)?,
             backends: self.grpc_distribution(message.backends)?,
             timeouts: timeouts(message.timeouts, message.request_timeout)?,
             retry: message.retry.map(grpc_retry).transpose()?,
@@ -211,7 +211,7 @@ impl Reader<'_> {
         if message.routes.len() > 1 {
             return Err(WireError::invalid("opaque routes", "there is more than one"));
         }
-        message.routes.into_iter().map(|r| self.opaque_route(r)).collect()
+        gather(message.routes.into_iter().map(|r| self.opaque_route(r)))
     }
 
     fn opaque_route(&mut self, message: outbound::OpaqueRoute) -> Result<TcpRoute, WireError> {
@@ -220,7 +220,7 @@ impl Reader<'_> {
         Ok(TcpRoute {
             meta: meta(message.metadata, "route metadata")?,
             snis: Vec::new(),
-            filters: filters.collect::<Result<_, _>>()?,
+            filters: gather(filters)?,
             backends: self.opaque_distribution(rule.backends)?,
         })
     }
@@ -231,7 +231,7 @@ impl Reader<'_> {
         Ok(TcpRoute {
             meta: meta(message.metadata, "route metadata")?,
             snis: route::snis(message.snis)?,
-            filters: filters.collect::<Result<_, _>>()?,
+            filters: gather(filters)?,
             backends: self.tls_distribution(rule.backends)?,
         })
     }
@@ -411,7 +411,7 @@ fn http_retry(message: outbound::http_route::Retry) -> Result<RetryPolicy, WireE
     Ok(RetryPolicy {
         limit: limit.into(),
         max_request_bytes: usize::try_from(message.max_request_bytes).unwrap_or(usize::MAX),
-        http: ranges.collect::<Result<_, _>>()?,
+        http: gather(ranges)?,
         grpc: Vec::new(),
         timeout: optional_duration(message.timeout, "retry.timeout")?,
         backoff,

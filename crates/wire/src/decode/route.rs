@@ -1,6 +1,7 @@
 //! The parts of the route language that outbound and inbound routes share: hosts, matches and filters
 //! (§2.4, §3.4, Appendix A). Here every invalid value is an error, which invalidates the policy. Pure.
 
+use super::gather;
 use crate::WireError;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use linkerd2_proxy_api::{grpc_route, http_route, http_types, tls_route};
@@ -38,7 +39,7 @@ pub(super) fn hosts(hosts: Vec<http_route::HostMatch>) -> Result<Vec<HostMatch>,
         Some(Suffix(suffix)) => Ok(HostMatch::Suffix { reversed_labels: suffix.reverse_labels }),
         None => Err(WireError::Missing("host match")),
     };
-    hosts.into_iter().map(read).collect()
+    gather(hosts.into_iter().map(read))
 }
 
 /// Reads the server names of a TLS route.
@@ -49,15 +50,15 @@ pub(super) fn snis(snis: Vec<tls_route::SniMatch>) -> Result<Vec<HostMatch>, Wir
         Some(Suffix(suffix)) => Ok(HostMatch::Suffix { reversed_labels: suffix.reverse_labels }),
         None => Err(WireError::Missing("SNI match")),
     };
-    snis.into_iter().map(read).collect()
+    gather(snis.into_iter().map(read))
 }
 
 /// Reads an HTTP match.
 pub(super) fn http_match(message: http_route::HttpRouteMatch) -> Result<HttpMatch, WireError> {
     Ok(HttpMatch {
         path: message.path.map(path_match).transpose()?,
-        headers: message.headers.into_iter().map(header_match).collect::<Result<_, _>>()?,
-        query: message.query_params.into_iter().map(query_match).collect::<Result<_, _>>()?,
+        headers: gather(message.headers.into_iter().map(header_match))?,
+        query: gather(message.query_params.into_iter().map(query_match))?,
         method: message.method.map(method).transpose()?,
     })
 }
@@ -69,7 +70,7 @@ pub(super) fn grpc_match(message: grpc_route::GrpcRouteMatch) -> Result<GrpcMatc
     Ok(GrpcMatch {
         service: wildcard(rpc.service),
         method: wildcard(rpc.method),
-        headers: message.headers.into_iter().map(header_match).collect::<Result<_, _>>()?,
+        headers: gather(message.headers.into_iter().map(header_match))?,
     })
 }
 
@@ -128,7 +129,7 @@ fn header_change(
     set: Option<http_types::Headers>,
     remove: Vec<String>,
 ) -> Result<HeaderChange, WireError> {
-    let remove = remove.iter().map(|n| header_name(n)).collect::<Result<_, _>>()?;
+    let remove = gather(remove.iter().map(|n| header_name(n)))?;
     Ok(HeaderChange { add: headers(add)?, set: headers(set)?, remove })
 }
 

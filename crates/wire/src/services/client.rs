@@ -184,7 +184,7 @@ pub struct Updates<T> {
     inner: tonic::Streaming<Decoded<Option<T>>>,
     join: Option<Join<T>>,
     /// What interrupted the joining and comes next.
-    queued: Option<Decoded<T>>,
+    queued: Option<Box<Decoded<T>>>,
     /// Warnings of messages that changed nothing; they come with the next one.
     warnings: Vec<String>,
 }
@@ -193,7 +193,7 @@ pub struct Updates<T> {
 struct Join<T> {
     /// How many messages are still to be joined.
     parts: u16,
-    gathered: Option<Decoded<T>>,
+    gathered: Option<Box<Decoded<T>>>,
     /// Joins two, or gives both back.
     join: JoinTwo<T>,
 }
@@ -249,7 +249,7 @@ impl<T> Updates<T> {
 
     fn gather(&mut self, join: Join<T>, message: Decoded<T>) -> Option<Decoded<T>> {
         let Join { parts, gathered, join } = join;
-        let gathered = match gathered {
+        let gathered = match gathered.map(|gathered| *gathered) {
             None => message,
             Some(Decoded { value, mut warnings }) => match join(value, message.value) {
                 Ok(value) => {
@@ -258,7 +258,7 @@ impl<T> Updates<T> {
                 }
                 Err(both) => {
                     let (first, second) = *both;
-                    self.queued = Some(Decoded { value: second, warnings: message.warnings });
+                    self.queued = Some(Box::new(Decoded { value: second, warnings: message.warnings }));
                     return Some(Decoded { value: first, warnings });
                 }
             },
@@ -266,7 +266,7 @@ impl<T> Updates<T> {
         match parts.saturating_sub(1) {
             0 => Some(gathered),
             parts => {
-                self.join = Some(Join { parts, gathered: Some(gathered), join });
+                self.join = Some(Join { parts, gathered: Some(Box::new(gathered)), join });
                 None
             }
         }
@@ -278,7 +278,7 @@ impl<T: Unpin> Stream for Updates<T> {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if let Some(queued) = self.queued.take() {
-            return Poll::Ready(Some(Ok(queued)));
+            return Poll::Ready(Some(Ok(*queued)));
         }
         loop {
             match ready!(self.inner.poll_next_unpin(cx)) {

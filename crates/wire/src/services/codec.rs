@@ -6,8 +6,8 @@ use bytes::{Buf, BufMut, Bytes};
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-/// First allocation per call, bytes. Requests and idle streams need far less than tonic's 8 KiB, and a
-/// control plane holds thousands of streams; larger messages reserve what they need.
+/// First allocation per call that is sent on, bytes. Requests and idle streams need far less than tonic's 8 KiB, and
+/// a control plane holds thousands of streams; larger messages reserve what they need.
 const BUFFER: usize = 512;
 
 /// How many bytes of ready messages are sent in one piece.
@@ -84,7 +84,8 @@ where
         }
     }
 
+    /// Nothing before there is a message: then what it needs.
     fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(BUFFER, YIELD)
+        BufferSettings::new(0, YIELD)
     }
 }

@@ -6,6 +6,7 @@
 //! honest client must be served meanwhile.
 
 mod control;
+mod entries;
 mod frames;
 mod http2;
 mod limits;
