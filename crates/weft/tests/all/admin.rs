@@ -1,4 +1,4 @@
-//! The running program's log, read and changed through the admin listener.
+//! The running program seen from outside: its log level, its threads.
 
 use crate::hostile::world::{Answers, World};
 
@@ -17,4 +17,15 @@ fn the_log_level_is_read_and_changed_while_it_runs() {
     assert!(long.starts_with("HTTP/1.1 400"), "{long}");
     let other = world.admin("POST", "/proxy-log-level", "info");
     assert!(other.starts_with("HTTP/1.1 405") && other.contains("allow: GET, PUT"), "{other}");
+}
+
+#[test]
+fn the_data_path_has_as_many_workers_as_its_settings_say() {
+    // The number of processors is the ceiling, whatever the settings say.
+    let processors = std::thread::available_parallelism().unwrap().get();
+    for (workers, flags) in [(1, ["--cores-max", "1"]), (2.min(processors), ["--cores-min", "2"])] {
+        let world = World::new(Answers::Short, &flags);
+        world.serves();
+        assert_eq!(world.threads("data"), workers, "{flags:?}");
+    }
 }

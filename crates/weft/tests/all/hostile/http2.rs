@@ -3,6 +3,7 @@
 use crate::hostile::frames::*;
 use crate::hostile::world::{Answers, World, until};
 use std::io::Write;
+use std::time::Duration;
 
 const FLOODS: &str = "weft_reasons_total{direction=\"inbound\",code=\"http2-flood\",phase=\"head\"}";
 
@@ -28,19 +29,27 @@ fn ids() -> impl Iterator<Item = u32> {
 }
 
 #[test]
-fn floods_end_with_enhance_your_calm() {
+fn resets_as_fast_as_can_be_end_with_enhance_your_calm() {
     let world = World::new(Answers::Short, &[]);
     let reset = |id| frame(RST_STREAM, 0, id, &8u32.to_be_bytes());
     let rapid: Vec<u8> = ids().take(4000).flat_map(|id| [get(id), reset(id)].concat()).collect();
     is_a_flood(&world, "rapid reset", &rapid);
+}
 
+#[test]
+fn pings_and_settings_without_end_end_with_enhance_your_calm() {
+    let world = World::new(Answers::Short, &[]);
     let pings = frame(PING, 0, 0, &[0; 8]).repeat(12_000);
     is_a_flood(&world, "PING flood", &pings);
 
     let settings = frame(SETTINGS, 0, 0, &[]).repeat(12_000);
     is_a_flood(&world, "SETTINGS flood", &settings);
     assert_eq!(world.reached("http2-max-pings-per-second"), 2);
+}
 
+#[test]
+fn frames_that_carry_nothing_end_with_enhance_your_calm() {
+    let world = World::new(Answers::Short, &[]);
     let mut block = frame(HEADERS, 0, 1, &request("GET", &[]));
     block.extend(frame(CONTINUATION, 0, 1, &[]).repeat(5_000));
     is_a_flood(&world, "CONTINUATION flood", &block);
@@ -48,8 +57,12 @@ fn floods_end_with_enhance_your_calm() {
     let mut empty = frame(HEADERS, END_HEADERS, 1, &request("POST", &[]));
     empty.extend(frame(DATA, 0, 1, &[]).repeat(20_000));
     is_a_flood(&world, "empty DATA flood", &empty);
+}
 
-    // MadeYouReset: each stream is broken by its client such that we reset it.
+/// MadeYouReset: each stream is broken by its client such that we reset it.
+#[test]
+fn resets_that_a_client_has_us_make_end_with_enhance_your_calm() {
+    let world = World::new(Answers::Short, &[]);
     let open = |id| frame(HEADERS, END_HEADERS, id, &request("POST", &[("content-length", "1")]));
     let made: Vec<u8> =
         ids().take(4000).flat_map(|id| [open(id), frame(DATA, 0, id, b"abc")].concat()).collect();
@@ -64,24 +77,35 @@ fn floods_end_with_enhance_your_calm() {
     world.serves();
 }
 
-/// One byte a field, each standing for 4 KiB, on as many streams as may be, and nobody takes the answers.
+/// One byte a field, each standing for 4 KiB, on as many streams as may be, and nobody takes the answers: lists beyond
+/// the limit are refused, what is within it is answered, and of 80 answers of 64 MiB not a byte is sent or stored.
 #[test]
 fn header_compression_and_a_closed_window_do_not_amplify() {
     let world = World::new(Answers::Long, &[]);
+    let before = world.settled();
+    let heads = || String::from_utf8(world.received()).unwrap().matches("GET /a ").count();
     let mut streams = Vec::new();
-    for _ in 0..4 {
+    for n in 1..=4 {
         let mut stream = world.connect();
         let zero_window = [0, 4, 0, 0, 0, 0];
         stream.write_all(&opening(&zero_window)).unwrap();
-        let mut first = request("GET", &[]);
+        // Forwarded as HTTP/1, which the application speaks.
+        let carried = request("GET", &[("l5d-orig-proto", "HTTP/1.1")]);
+        let mut first = carried.clone();
         // A literal with incremental indexing: name and a value of 4,000 bytes; 62 is its index afterwards.
         first.extend([0x40, 1, b'x', 0x7f]);
         first.extend([0xa1, 0x1e]); // 127 + 33 + 30 * 128 = 4,000
         first.extend(vec![b'v'; 4000]);
         let mut attack = frame(HEADERS, END_HEADERS | END_STREAM, 1, &first);
-        for id in ids().skip(1).take(199) {
-            let mut block = request("GET", &[]);
-            block.extend([0xbe; 10_000]); // 40 MB each, decoded
+        for id in ids().skip(1).take(19) {
+            let block = [carried.as_slice(), &[0xbe; 10]].concat(); // 40 KB, decoded
+            attack.extend(frame(HEADERS, END_HEADERS | END_STREAM, id, &block));
+        }
+        stream.write_all(&attack).unwrap();
+        until("all within the limit are being answered", || heads() == 20 * n);
+        let mut attack = Vec::new();
+        for id in ids().skip(20).take(180) {
+            let block = [carried.as_slice(), &[0xbe; 10_000]].concat(); // 40 MB each, decoded
             attack.extend(frame(HEADERS, END_HEADERS | END_STREAM, id, &block));
         }
         // The proxy may close before it has read all.
@@ -89,7 +113,22 @@ fn header_compression_and_a_closed_window_do_not_amplify() {
         streams.push(stream);
     }
     world.serves_long();
+    let grown = world.settled().saturating_sub(before);
+    println!("80 answers held back take {} KiB", grown >> 10);
+    // What a connection to the application reads ahead, and a large head.
+    assert!(grown < 80 * (256 << 10), "80 answers held back take {} MiB", grown >> 20);
     world.is_small();
+    assert_eq!(heads(), 80, "no list beyond the limit got through");
+    for stream in &mut streams {
+        stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let (mut answered, mut bytes) = (0, 0);
+        while let Some((kind, _, id, payload)) = read(stream) {
+            // 0x88 is `:status: 200` (RFC 7541, appendix A).
+            answered += usize::from(kind == HEADERS && id < 40 && payload.first() == Some(&0x88));
+            bytes += if kind == DATA { payload.len() } else { 0 };
+        }
+        assert_eq!((answered, bytes), (20, 0), "heads, and bytes through a window that is shut");
+    }
 }
 
 #[test]

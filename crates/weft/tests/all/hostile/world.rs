@@ -169,6 +169,14 @@ impl World {
         fs::read_dir(format!("/proc/{}/fd", self.proxy.id())).unwrap().count()
     }
 
+    /// Threads of the proxy that have this name.
+    pub(crate) fn threads(&self, name: &str) -> usize {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.proxy.id())).unwrap();
+        // One that ended meanwhile has no name.
+        let named = |task: &fs::DirEntry| fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        tasks.filter(|task| named(task.as_ref().unwrap()).trim_end() == name).count()
+    }
+
     /// How often a limit was reached.
     pub(crate) fn reached(&self, limit: &str) -> u64 {
         self.metric(&format!("weft_limit_reached_total{{limit=\"{limit}\"}}"))
