@@ -138,6 +138,7 @@ fn options(home: &Path) -> Result<Options, Failure> {
         cluster_networks: Vec::new(),
         default_policy: DefaultPolicy::AllUnauthenticated,
         opaque_ports: Default::default(),
+        zone_weights: weft_index::config::ZoneWeights::Even,
         issuer: None,
         issuance_lifetime: Duration::from_secs(24 * 3600),
         connections: 4096,

@@ -144,6 +144,7 @@ fn config(options: &Options) -> Config {
         cluster_networks: networks,
         default_policy: options.default_policy,
         default_opaque_ports: PortList::parse(&ports.join(",")).0,
+        zone_weights: options.zone_weights,
         ..defaults
     }
 }

@@ -7,6 +7,7 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 use weft_identity::authority::IssuerFiles;
+use weft_index::config::ZoneWeights;
 use weft_model::identity::MeshNames;
 use weft_model::name::DnsName;
 use weft_model::policy::DefaultPolicy;
@@ -34,6 +35,8 @@ pub struct Options {
     pub default_policy: DefaultPolicy,
     /// Ports that are opaque unless a manifest says otherwise.
     pub opaque_ports: BTreeSet<NonZeroU16>,
+    /// How endpoints in the asker's own zone are weighted.
+    pub zone_weights: ZoneWeights,
     /// An authority that something else maintains, whose files are read again when they change; `None`: one of
     /// our own, in the state directory.
     pub issuer: Option<IssuerFiles>,

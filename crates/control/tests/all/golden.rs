@@ -3,7 +3,7 @@
 //! A case is a directory with `manifests.yaml` and `transcript.txt`; further `*.yaml` are put in its place later.
 //! Lines of a transcript: `> get PATH [TOKEN]`, `> profile PATH [TOKEN]`, `> outbound TARGET [WORKLOAD]`,
 //! `> inbound WORKLOAD PORT` (and `outbound-once`, `inbound-once`) ask; `> put FILE` changes the manifests, and
-//! `> hear N` tells what the stream of the Nth question says then. Each answer begins with `- ` and may take many
+//! `> with zone-weights`, first of all, starts the control plane with that option; `> hear N` tells what the stream of the Nth question says then. Each answer begins with `- ` and may take many
 //! lines: a message as `text` writes it, `end`, or `error CODE`. Nothing more may have been said in the end.
 //! `$name(a, b)` stands for a line of `glossary.txt` with `$1`, `$2` filled in.
 
@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use tokio::time::timeout;
 use tonic::{Response, Status, Streaming};
+use weft_index::config::ZoneWeights;
 
 /// An open stream of any method.
 enum Open {
@@ -167,12 +168,17 @@ async fn check(name: &str) {
     let read = |file: &str| std::fs::read_to_string(case.join(file)).unwrap();
     let scratch = Scratch::new();
     scratch.put("all.yaml", &read("manifests.yaml"));
-    let control = start(scratch.options()).await;
+    let (mut options, mut steps) = (scratch.options(), steps(&read("transcript.txt")));
+    if steps[0].line == "with zone-weights" {
+        options.zone_weights = ZoneWeights::LocalTenfold;
+        steps.remove(0);
+    }
+    let control = start(options).await;
     let channel = plaintext(control.listen).await;
     let terms = glossary();
     let mut streams: Vec<Open> = Vec::new();
     let mut wrong = String::new();
-    for Step { line, answers } in steps(&read("transcript.txt")) {
+    for Step { line, answers } in steps {
         let words: Vec<&str> = line.split_whitespace().collect();
         let (mut heard, stream) = match words[0] {
             "put" => {
@@ -265,5 +271,6 @@ cases! {
     timeouts_and_retries
     two_address_families
     whose_profile
+    zone_weights
     zones
 }

@@ -9,6 +9,7 @@ use weft_control::{Control, Options};
 use weft_identity::authority::{Authority, Lifetimes};
 use weft_identity::store::{LocalName, Store};
 use weft_identity::token::{Grant, Token, TokenKey, Uses};
+use weft_index::config::ZoneWeights;
 use weft_model::identity::{Id, MeshNames, TlsTarget};
 use weft_model::policy::DefaultPolicy;
 use weft_net::body::Body;
@@ -74,6 +75,7 @@ impl Scratch {
             opaque_ports: [25u16, 587, 3306, 4444, 5432, 6379, 9300, 11211]
                 .map(|p| p.try_into().unwrap())
                 .into(),
+            zone_weights: ZoneWeights::Even,
             issuer: None,
             issuance_lifetime: Duration::from_secs(24 * 3600),
             connections: 4096,

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use weft_control::{Options, StreamLimits};
 use weft_identity::authority::IssuerFiles;
+use weft_index::config::ZoneWeights;
 use weft_model::name::DnsName;
 use weft_model::policy::DefaultPolicy;
 use weft_settings::grammar;
@@ -98,6 +99,9 @@ fn issuer(matches: &ArgMatches) -> Option<IssuerFiles> {
     Some(IssuerFiles { certificates: certificates?, key: key?, anchors: anchors? })
 }
 
+/// The peer's name of it.
+const ZONE_WEIGHTS: &str = "ext-endpoint-zone-weights";
+
 fn policy_arguments(command: clap::Command) -> clap::Command {
     let plain = |name: &'static str, value: &'static str, default: &'static str| {
         Arg::new(name).long(name).value_name(value).default_value(default)
@@ -112,6 +116,12 @@ fn policy_arguments(command: clap::Command) -> clap::Command {
         .arg(
             plain("opaque-ports", "PORTS", "25,587,3306,4444,5432,6379,9300,11211")
                 .help("Ports that are opaque unless a manifest says otherwise, such as `25,5000-5010`"),
+        )
+        .arg(
+            Arg::new(ZONE_WEIGHTS)
+                .long(ZONE_WEIGHTS)
+                .action(ArgAction::SetTrue)
+                .help("Endpoints in the asker's own zone get ten times the weight of others"),
         )
         .arg(
             plain("issuance-lifetime", "TIME", "24h")
@@ -210,6 +220,11 @@ fn options(matches: &ArgMatches) -> Result<Options, Vec<String>> {
         cluster_networks,
         default_policy,
         opaque_ports,
+        zone_weights: if matches.get_flag(ZONE_WEIGHTS) {
+            ZoneWeights::LocalTenfold
+        } else {
+            ZoneWeights::Even
+        },
         issuer: issuer(matches),
         issuance_lifetime: matches.get_one::<Duration>("issuance-lifetime").copied().unwrap_or_default(),
         connections,
@@ -261,6 +276,9 @@ mod tests {
         assert_eq!(options.names.iter().map(DnsName::as_str).collect::<Vec<_>>(), [name]);
         assert_eq!(options.issuance_lifetime, Duration::from_secs(24 * 3600));
         assert_eq!(options.opaque_ports.len(), 8);
+        assert_eq!(options.zone_weights, ZoneWeights::Even);
+        let tenfold = parse(&["--ext-endpoint-zone-weights"]).unwrap();
+        assert_eq!(tenfold.zone_weights, ZoneWeights::LocalTenfold);
     }
 
     #[test]
