@@ -21,6 +21,7 @@ use weft_identity::store::{LocalName, Store};
 use weft_model::destination::{EndpointInfo, ProtocolHint};
 use weft_model::identity::{Id, TlsTarget};
 use weft_net::prefixed::Bounds;
+use weft_net::socket::{self, SocketOptions};
 use weft_net::stream::Stream;
 use weft_net::web::{self, Fetched};
 use weft_proxy::{Proxy, World};
@@ -57,6 +58,7 @@ pub struct Mesh {
     pub facts: Arc<Facts>,
     /// The control plane, unless it is dead.
     pub plane: Option<Plane>,
+    frozen: Vec<Plane>,
     at: SocketAddr,
     anchors: String,
     scratch: Scratch,
@@ -93,7 +95,7 @@ impl Mesh {
         let anchors = authority.anchors().to_pem().to_owned();
         let facts = Arc::new(Facts::new(authority));
         let plane = Plane::start(([127, 0, 0, 1], 0).into(), &facts, Manner::Talks);
-        Self { facts, at: plane.at, plane: Some(plane), anchors, scratch }
+        Self { facts, at: plane.at, plane: Some(plane), frozen: Vec::new(), anchors, scratch }
     }
 
     /// A directory with the key and the signing request of a workload, as an orchestrator would make it.
@@ -116,6 +118,16 @@ impl Mesh {
         if let Some(plane) = self.plane.take() {
             plane.kill().await;
         }
+    }
+
+    /// Stops the control plane where it stands; its connections stay open until the mesh ends, also when it has a
+    /// successor.
+    pub async fn freeze_plane(&mut self) {
+        let Some(plane) = self.plane.take() else { return };
+        plane.freeze();
+        let at = self.at;
+        until("its port is free", async || socket::listen(at, &SocketOptions::default()).is_ok()).await;
+        self.frozen.push(plane);
     }
 
     /// Starts the control plane again, or another one in its place.

@@ -238,6 +238,7 @@ pub struct Plane {
     /// Where it listens.
     pub at: SocketAddr,
     tasks: JoinSet<()>,
+    frozen: watch::Sender<bool>,
 }
 
 impl Plane {
@@ -249,9 +250,15 @@ impl Plane {
             .with_destinations(facts.clone())
             .with_policies(facts.clone())
             .with_certificates(facts.clone());
-        let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, router, manner));
-        Self { at, tasks }
+        let (mut tasks, frozen) = (JoinSet::new(), watch::Sender::new(false));
+        tasks.spawn(accept(listener, router, manner, frozen.subscribe()));
+        Self { at, tasks, frozen }
+    }
+
+    /// Stops it where it stands, as SIGSTOP would: its connections stay open, and nothing more is said on them. Only the
+    /// port is given up, soon, so that a successor can listen there.
+    pub fn freeze(&self) {
+        self.frozen.send_replace(true);
     }
 
     /// Kills it: connections break, and the port is free when this returns.
@@ -260,11 +267,16 @@ impl Plane {
     }
 }
 
-async fn accept(listener: TcpListener, router: Router, manner: Manner) {
+async fn accept(listener: TcpListener, router: Router, manner: Manner, mut frozen: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
+    let stopped = frozen.clone();
     loop {
-        let (tcp, _) = listener.accept().await.unwrap();
-        let router = router.clone();
+        let (tcp, _) = tokio::select! {
+            accepted = listener.accept() => accepted.unwrap(),
+            () = async { drop(frozen.wait_for(|frozen| *frozen).await) } => break,
+        };
+        let (router, mut stopped) = (router.clone(), stopped.clone());
+        let frozen = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
         connections.spawn(async move {
             match manner {
                 Manner::Talks => {}
@@ -280,10 +292,17 @@ async fn accept(listener: TcpListener, router: Router, manner: Manner) {
             });
             let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
             server.max_concurrent_streams(STREAMS);
-            // The client may leave at any time.
-            let _ = server.serve_connection(TokioIo::new(tcp), service).await;
+            let mut serving = std::pin::pin!(server.serve_connection(TokioIo::new(tcp), service));
+            tokio::select! {
+                // The client may leave at any time.
+                _ = &mut serving => {}
+                () = frozen => std::future::pending().await,
+            }
         });
     }
+    drop(listener);
+    // Holds the connections.
+    std::future::pending().await
 }
 
 /// Sends SETTINGS, so that the client counts itself connected, and then one of several kinds of nonsense.

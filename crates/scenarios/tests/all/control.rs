@@ -144,6 +144,20 @@ async fn a_hanging_control_plane_is_noticed_and_its_successor_heard() {
 }
 
 #[tokio::test]
+async fn a_control_plane_that_stops_amid_its_streams_is_noticed_although_its_connections_stay_open() {
+    let (a, b) = (Application::saying("a").await, Application::saying("b").await);
+    let (mut mesh, proxy) = plain(&[&a], &[]).await;
+    assert_eq!(get(proxy.upstream(), "/").await.text(), "a");
+    mesh.freeze_plane().await;
+    for _ in 0..20 {
+        assert_eq!(get(proxy.upstream(), "/").await.text(), "a");
+    }
+    tell(&mesh, &[&b]);
+    mesh.start_plane(Manner::Talks).await;
+    until("the successor is heard", async || get(proxy.upstream(), "/").await.text() == "b").await;
+}
+
+#[tokio::test]
 async fn a_proxy_started_without_a_control_plane_serves_when_there_is_one() {
     let app = Application::saying("x").await;
     let mut mesh = Mesh::new();

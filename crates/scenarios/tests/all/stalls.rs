@@ -2,10 +2,16 @@
 
 use crate::world::{Pair, plain};
 use bytes::Bytes;
+use futures_util::stream;
 use http::{Request, Response};
-use http_body_util::BodyExt;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use weft_net::body::Body;
+use tokio::io::AsyncWriteExt;
+use tokio::task::JoinSet;
+use weft_net::body::{Body, BodyError};
 use weft_testkit::application::{Application, piecewise, read};
 use weft_testkit::client::{Raw, ask, get, http2};
 use weft_testkit::mesh::Running;
@@ -30,7 +36,8 @@ fn request(body: Body) -> Request<Body> {
 #[tokio::test]
 async fn a_stream_whose_window_stays_shut_is_reset_and_its_neighbour_is_not() {
     let app = large().await;
-    let (_mesh, proxy) = plain(&[&app], &[("OUTBOUND_STALL_TIMEOUT", "200ms")]).await;
+    // Long enough for a busy machine to pass the second answer, which is read.
+    let (_mesh, proxy) = plain(&[&app], &[("OUTBOUND_STALL_TIMEOUT", "1s")]).await;
     let mut client = http2(proxy.upstream()).await;
     let unread = ask(&mut client, request(Body::empty())).await.unwrap();
     stalled(&proxy, "outbound-stall-timeout").await;
@@ -120,4 +127,71 @@ async fn an_upload_that_dribbles_to_a_meshed_endpoint_is_its_clients_fault() {
     assert_eq!(answer.status, 408, "{answer:?}");
     assert!(answer.header("weft-reason").starts_with("slow-client"), "{answer:?}");
     stalled(&pair.client, "outbound-request-body-timeout").await;
+}
+
+/// Frames that an application which reads nothing says at first: the window of each stream, and what is added to the
+/// connection's.
+fn windows(stream: u32, connection: u32) -> Vec<u8> {
+    let settings = [&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4], stream.to_be_bytes().as_slice()].concat();
+    let update = [&[0, 0, 4, 8, 0, 0, 0, 0, 0], connection.to_be_bytes().as_slice()].concat();
+    [settings, update].concat()
+}
+
+/// How much of a hundred uploads of 4 MiB is taken from their clients while the application, which says these frames,
+/// reads nothing.
+async fn taken_for_an_application_that_reads_nothing(frames: Vec<u8>) -> usize {
+    let app = Application::tcp(move |mut tcp| {
+        let frames = frames.clone();
+        async move {
+            tcp.write_all(&frames).await.unwrap();
+            std::future::pending().await
+        }
+    })
+    .await;
+    let (_mesh, proxy) = plain(&[&app], &[]).await;
+    let (taken, mut uploads) = (Arc::new(AtomicUsize::new(0)), JoinSet::new());
+    for _ in 0..20 {
+        // So few on a connection that its window is never what holds them back.
+        let client = http2(proxy.upstream()).await;
+        for _ in 0..5 {
+            let (mut client, taken) = (client.clone(), taken.clone());
+            let pieces = (0..256).map(move |_| {
+                taken.fetch_add(16 << 10, Ordering::Relaxed);
+                Ok::<_, BodyError>(Frame::data(Bytes::from_static(&[7; 16 << 10])))
+            });
+            let body = Body::boxed(StreamBody::new(stream::iter(pieces)));
+            uploads.spawn(async move {
+                client.ready().await.unwrap();
+                client.send(request(body)).await.map(drop)
+            });
+        }
+    }
+    until("uploads begin", async || taken.load(Ordering::Relaxed) > 0).await;
+    // Nothing tells when no more is taken: it is seen from its standing still.
+    let (mut before, mut pause) = (0, tokio::time::interval(Duration::from_millis(500)));
+    pause.tick().await;
+    loop {
+        pause.tick().await;
+        let now = taken.load(Ordering::Relaxed);
+        if now == before {
+            break;
+        }
+        before = now;
+    }
+    assert!(uploads.try_join_next().is_none(), "none has ended");
+    before
+}
+
+#[tokio::test]
+async fn uploads_to_an_application_that_reads_nothing_fill_one_bound_and_not_one_a_stream() {
+    let shut = taken_for_an_application_that_reads_nothing(windows(0, 1)).await;
+    let wide = taken_for_an_application_that_reads_nothing(windows(0x7fff_ffff, 0x7fff_0000)).await;
+    println!("{} KiB are taken for shut windows, {} for wide ones", shut >> 10, wide >> 10);
+    // Each stream's own window towards its client, 64 KiB, and the frames that its client and we have in hand.
+    let own = 100 * (96 << 10);
+    assert!(shut <= own, "{} KiB are taken for shut windows", shut >> 10);
+    // And its beginning and a frame, 16 KiB each, and 1 MiB over all, and what the kernel takes, 4 MiB each way. Without
+    // it 1 MiB a stream.
+    let most = own + 100 * (32 << 10) + (9 << 20);
+    assert!(wide <= most, "{} KiB are taken for wide windows", wide >> 10);
 }
