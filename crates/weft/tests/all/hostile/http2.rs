@@ -28,12 +28,22 @@ fn ids() -> impl Iterator<Item = u32> {
     (0..).map(|n| 2 * n + 1)
 }
 
+/// Two bounds hold resets: of streams that were not accepted yet, and of all in a second. Each suffices alone.
 #[test]
 fn resets_as_fast_as_can_be_end_with_enhance_your_calm() {
-    let world = World::new(Answers::Short, &[]);
-    let reset = |id| frame(RST_STREAM, 0, id, &8u32.to_be_bytes());
-    let rapid: Vec<u8> = ids().take(4000).flat_map(|id| [get(id), reset(id)].concat()).collect();
-    is_a_flood(&world, "rapid reset", &rapid);
+    let unaccepted = "--inbound-server-http2-max-pending-accept-reset-streams";
+    for (flags, by_rate) in [
+        (vec![], None),
+        (vec!["--http2-max-resets-per-second", "1000000"], Some(0)),
+        (vec![unaccepted, "1000000"], Some(1)),
+    ] {
+        let world = World::new(Answers::Short, &flags);
+        let reset = |id| frame(RST_STREAM, 0, id, &8u32.to_be_bytes());
+        let rapid: Vec<u8> = ids().take(4000).flat_map(|id| [get(id), reset(id)].concat()).collect();
+        is_a_flood(&world, &format!("rapid reset with {flags:?}"), &rapid);
+        let reached = world.reached("http2-max-resets-per-second");
+        assert!(by_rate.is_none_or(|times| times == reached), "{flags:?}: {reached}");
+    }
 }
 
 #[test]
@@ -48,12 +58,17 @@ fn pings_and_settings_without_end_end_with_enhance_your_calm() {
 }
 
 #[test]
-fn frames_that_carry_nothing_end_with_enhance_your_calm() {
+fn a_header_list_in_pieces_without_end_ends_with_enhance_your_calm() {
     let world = World::new(Answers::Short, &[]);
     let mut block = frame(HEADERS, 0, 1, &request("GET", &[]));
     block.extend(frame(CONTINUATION, 0, 1, &[]).repeat(5_000));
     is_a_flood(&world, "CONTINUATION flood", &block);
+}
 
+/// Bounded by h2 itself.
+#[test]
+fn data_frames_that_carry_nothing_end_with_enhance_your_calm() {
+    let world = World::new(Answers::Short, &[]);
     let mut empty = frame(HEADERS, END_HEADERS, 1, &request("POST", &[]));
     empty.extend(frame(DATA, 0, 1, &[]).repeat(20_000));
     is_a_flood(&world, "empty DATA flood", &empty);

@@ -1,4 +1,7 @@
 //! Requests that two readers could cut differently: the application gets nothing, or exactly one request.
+//!
+//! Two layers refuse them, `net/head.rs` and then hyper. Without the first, both kinds of CL with TE, bare LFs, two hosts,
+//! two TEs, `gzip, chunked` and a CL among the trailers reach the application; the others hyper refuses, too.
 
 use crate::hostile::world::{Answers, World};
 
