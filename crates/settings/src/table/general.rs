@@ -103,7 +103,7 @@ pub(super) const LIMITS: &[Setting] = &[
         "DISCOVERY_MAX_ENTRIES",
         SOME,
         "Destinations, profiles and policies known at a time, per direction. An idle one takes about 10 KiB, and up to \
-         35 KiB where its profile, its policy and its endpoints are all watched (measured in a debug build), so where \
+         36 KiB where its profile, its policy and its endpoints are all watched (measured in a debug build), so where \
          many names are called a memory limit of 64 MiB calls for a lower bound.",
     )
     .ours()
