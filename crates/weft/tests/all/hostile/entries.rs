@@ -1,9 +1,9 @@
 //! A proxy driven past the bound of its discovery entries, against a control plane that knows every name: each
 //! destination has a profile, a policy and a set of endpoints that are watched, which is as much as one can cost.
 
-use crate::hostile::world::{PATIENCE, own, until};
+use crate::hostile::world::{PATIENCE, everywhere, own, until};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use weft_model::destination::EndpointInfo;
@@ -119,31 +119,11 @@ impl Drop for Proxy {
     }
 }
 
-/// An application on every loopback address, whose connections are not worth keeping.
-fn application() -> u16 {
-    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            thread::spawn(move || {
-                let mut bytes = [0; 4096];
-                while let Ok(1..) = stream.read(&mut bytes) {
-                    let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok";
-                    if stream.write_all(answer).is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-    });
-    port
-}
-
 #[test]
 fn destinations_that_are_watched_in_every_way_stay_within_the_ceiling_and_the_oldest_go() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let _entered = runtime.enter();
-    let mesh = mesh(application());
+    let mesh = mesh(everywhere());
     let proxy = Proxy::start(&mesh);
     let empty = own(proxy.child.id());
     proxy.ask(0..OLDEST);

@@ -1,9 +1,9 @@
 //! Bounds on heads and connections, driven past.
 
 use crate::hostile::frames::*;
-use crate::hostile::world::{Answers, PATIENCE, World, until};
+use crate::hostile::world::{Answers, PATIENCE, World, everywhere, until};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 
 #[test]
 fn oversized_heads_are_refused_and_counted() {
@@ -102,27 +102,6 @@ fn a_header_list_beyond_128_kib_is_refused_over_http2_too() {
     assert!(world.received().is_empty());
     world.is_small();
     world.serves();
-}
-
-/// An application on every loopback address, whose connections are not worth keeping.
-fn everywhere() -> u16 {
-    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                let mut stream = stream;
-                let mut bytes = [0; 4096];
-                while let Ok(1..) = stream.read(&mut bytes) {
-                    let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok";
-                    if stream.write_all(answer).is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-    });
-    port
 }
 
 #[test]
