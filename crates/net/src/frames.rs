@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 const PREFACE: usize = 24;
 
 /// The header of a frame: length, type, flags, stream.
-const HEADER: usize = 9;
+pub(crate) const HEADER: usize = 9;
 
-const RST_STREAM: u8 = 3;
+pub(crate) const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 /// The flag of a SETTINGS or PING that answers one of ours.
@@ -37,14 +37,46 @@ pub enum Flood {
     Pings,
 }
 
+/// Gathers the header of a frame, which may come in pieces.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Header {
+    bytes: [u8; HEADER],
+    seen: usize,
+}
+
+impl Header {
+    /// The next frame's header, once it is complete, and what is behind it.
+    pub(crate) fn next<'a>(&mut self, bytes: &'a [u8]) -> Option<([u8; HEADER], &'a [u8])> {
+        if self.seen == 0
+            && let Some((whole, behind)) = bytes.split_first_chunk()
+        {
+            return Some((*whole, behind));
+        }
+        let missing = self.bytes.get_mut(self.seen..)?;
+        let count = missing.len().min(bytes.len());
+        let (now, behind) = bytes.split_at_checked(count)?;
+        missing.get_mut(..count)?.copy_from_slice(now);
+        self.seen += count;
+        if self.seen < HEADER {
+            return None;
+        }
+        self.seen = 0;
+        Some((self.bytes, behind))
+    }
+}
+
+/// How long the payload behind a header is.
+pub(crate) fn payload([a, b, c, ..]: [u8; HEADER]) -> usize {
+    usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)
+}
+
 /// Follows one connection from its first byte.
 #[derive(Clone, Debug)]
 pub struct Meter {
     rates: Rates,
     /// Bytes of the preface or of a payload still to skip.
     skip: usize,
-    header: [u8; HEADER],
-    seen: usize,
+    header: Header,
     /// The frame being skipped is one too many.
     beyond: Option<Flood>,
     /// Start of the second being counted.
@@ -56,8 +88,8 @@ pub struct Meter {
 impl Meter {
     /// At the beginning of a connection.
     pub fn new(rates: Rates) -> Self {
-        let header = [0; HEADER];
-        Self { rates, skip: PREFACE, header, seen: 0, beyond: None, since: None, resets: 0, pings: 0 }
+        let header = Header::default();
+        Self { rates, skip: PREFACE, header, beyond: None, since: None, resets: 0, pings: 0 }
     }
 
     /// Looks at the connection's next bytes, read just now. `Some`: so many of them end with the first frame
@@ -74,23 +106,16 @@ impl Meter {
             {
                 return Some((bytes.len() - rest.len(), flood));
             }
-            let (byte, behind) = rest.split_first()?;
-            if let Some(slot) = self.header.get_mut(self.seen) {
-                *slot = *byte;
-            }
-            self.seen += 1;
+            let (header, behind) = self.header.next(rest)?;
             rest = behind;
-            if self.seen == HEADER {
-                self.seen = 0;
-                self.frame(|| *clock.get_or_insert_with(&now));
-            }
+            self.frame(header, || *clock.get_or_insert_with(&now));
         }
     }
 
     /// A header is complete.
-    fn frame(&mut self, now: impl FnOnce() -> Instant) {
-        let [a, b, c, kind, flags, ..] = self.header;
-        self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+    fn frame(&mut self, header: [u8; HEADER], now: impl FnOnce() -> Instant) {
+        let [_, _, _, kind, flags, ..] = header;
+        self.skip = payload(header);
         let counted = match kind {
             RST_STREAM => Flood::Resets,
             PING | SETTINGS if flags & ACK == 0 => Flood::Pings,

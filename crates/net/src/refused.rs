@@ -5,11 +5,10 @@
 //! `serve`, which says so where an answer looks the same. Pure: `metered` shows it what is written. It reads frame
 //! headers and the beginning of header blocks, skips all else by count and validates nothing.
 
-/// The header of a frame: length, type, flags, stream.
-const HEADER: usize = 9;
+use crate::frames::{HEADER, Header, RST_STREAM, payload};
+
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
@@ -22,10 +21,9 @@ const LOOK: usize = 16;
 const OPEN: usize = 256;
 
 /// Follows what one connection's server writes, from its first byte.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Written {
-    header: [u8; HEADER],
-    seen: usize,
+    header: Header,
     /// Bytes of the payload still to come.
     left: usize,
     /// The beginning of an answer's header block.
@@ -45,13 +43,6 @@ struct Block {
     whole: bool,
 }
 
-impl Default for Written {
-    fn default() -> Self {
-        let header = [0; HEADER];
-        Self { header, seen: 0, left: 0, block: None, named: false, open: Vec::new(), refusals: 0 }
-    }
-}
-
 impl Written {
     /// Looks at the next bytes. Gives how many answers of h2's own ended with them.
     pub fn write(&mut self, mut bytes: &[u8]) -> u32 {
@@ -68,31 +59,12 @@ impl Written {
                 }
             }
             bytes = rest;
-            let Some((header, behind)) = self.next_header(bytes) else {
+            let Some((header, behind)) = self.header.next(bytes) else {
                 return std::mem::take(&mut self.refusals);
             };
             bytes = behind;
             self.frame(header);
         }
-    }
-
-    /// The next frame's header, once it is complete, and what is behind it.
-    fn next_header<'a>(&mut self, bytes: &'a [u8]) -> Option<([u8; HEADER], &'a [u8])> {
-        if self.seen == 0
-            && let Some((whole, behind)) = bytes.split_first_chunk()
-        {
-            return Some((*whole, behind));
-        }
-        let missing = self.header.get_mut(self.seen..)?;
-        let count = missing.len().min(bytes.len());
-        let (now, behind) = bytes.split_at_checked(count)?;
-        missing.get_mut(..count)?.copy_from_slice(now);
-        self.seen += count;
-        if self.seen < HEADER {
-            return None;
-        }
-        self.seen = 0;
-        Some((self.header, behind))
     }
 
     /// The beginning of a header block is there.
@@ -110,8 +82,9 @@ impl Written {
         self.refusals += u32::from(alone && block.whole);
     }
 
-    fn frame(&mut self, [a, b, c, kind, flags, id @ ..]: [u8; HEADER]) {
-        self.left = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+    fn frame(&mut self, header: [u8; HEADER]) {
+        let [_, _, _, kind, flags, id @ ..] = header;
+        self.left = payload(header);
         let ends = flags & END_STREAM != 0;
         if !matches!((kind, ends), (HEADERS, _) | (DATA, true) | (RST_STREAM, _)) {
             return;
