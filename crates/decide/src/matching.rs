@@ -5,7 +5,7 @@
 //! evaluating a request without query matches.
 
 use http::header::HOST;
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, Method, Request, Uri};
 use regex::Regex;
 use std::cell::LazyCell;
 use weft_model::route::{
@@ -25,6 +25,11 @@ pub struct RequestView<'a> {
 }
 
 impl<'a> RequestView<'a> {
+    /// A view of a request, whatever its body.
+    pub fn of<B>(request: &'a Request<B>) -> Self {
+        Self { method: request.method(), uri: request.uri(), headers: request.headers() }
+    }
+
     /// The host that the request is for, without its port: its target's, else its `Host`.
     fn host(&self) -> Option<&'a str> {
         let authority = authority(self.uri, self.headers)?;

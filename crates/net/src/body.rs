@@ -179,13 +179,7 @@ impl Body {
         if size.upper().is_some_and(|most| most <= FREE as u64) {
             return self;
         }
-        match self {
-            Self { kind: Kind::Outgoing(mut before), watch: None } => {
-                let body = std::mem::take(&mut before.body);
-                Self::of(Kind::Outgoing(Box::new(Outgoing::new(body, outbox))))
-            }
-            body => Self::of(Kind::Outgoing(Box::new(Outgoing::new(body, outbox)))),
-        }
+        Self::of(Kind::Outgoing(Box::new(Outgoing::new(self.without_outbox(), outbox))))
     }
 
     /// The body without the outbox that the rest of it was to wait in, for whoever sends it elsewhere.

@@ -2,11 +2,9 @@
 //!
 //! Made by `serve` once TLS is settled; part of every `Via`. Plain data.
 
-use crate::reply::Openness;
 use std::net::SocketAddr;
 use weft_model::identity::Peer;
 use weft_model::reason::{Code, Hop, Phase, Reason};
-use weft_settings::InformationalHeaders;
 
 /// The client of a connection.
 #[derive(Debug)]
@@ -29,17 +27,6 @@ impl Client {
             Peer::Tls(Some(id)) => id.to_string(),
             Peer::Tls(None) => "without a certificate".into(),
             Peer::Passthrough(_) | Peer::Plain(_) => "without mesh TLS".into(),
-        }
-    }
-
-    /// What synthesized answers may tell it.
-    pub(crate) fn openness(&self, headers: InformationalHeaders) -> Openness {
-        match self.hop {
-            Hop::Outbound if headers == InformationalHeaders::Suppressed => Openness::Silent,
-            // Whoever reaches an outbound listener is the proxy's own application (but see `Via::openness`).
-            Hop::Outbound => Openness::Evidence,
-            Hop::Inbound if self.peer.id().is_some() => Openness::Evidence,
-            Hop::Inbound => Openness::CodeOnly,
         }
     }
 }

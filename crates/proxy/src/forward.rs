@@ -31,6 +31,7 @@ use weft_balance::unavailable::{Cause, Unavailable};
 use weft_connect::error::{SendError, SendFailure, Whereabouts};
 use weft_decide::classify::Class;
 use weft_decide::filter::{self, Outcome};
+use weft_decide::matching::RequestView;
 use weft_discover::plan::{Choice, Meshed, Plan, Rule, RuleBackend, Upstream};
 use weft_model::reason::{Code, Evidence, Hop, Phase, Reason};
 use weft_model::route::RetryPolicy;
@@ -133,7 +134,7 @@ async fn exchange(
         }
     };
     let table = if request.version() == Version::HTTP_2 { &plan.http2 } else { &plan.http1 };
-    let found = table.find(&prepare::view(request)).ok_or_else(|| no_route(via, &plan))?;
+    let found = table.find(&RequestView::of(request)).ok_or_else(|| no_route(via, &plan))?;
     let rule = found.rule.clone();
     let admitted_by = permit(via, &plan, &rule)?;
     filters(via, &found, request)?;
@@ -347,7 +348,7 @@ impl<'a> Course<'a> {
             None => None,
         };
         let sent = Instant::now();
-        let exchange = received::exchange_of(&self.counted, &picked);
+        let exchange = received::exchange_of(&self.counted, picked.endpoint());
         if let Some(metrics) = exchange {
             metrics.sent();
         }
@@ -592,7 +593,7 @@ impl<'a> Course<'a> {
     fn settle_failed(&self, backend: &RuleBackend, (picked, sent): (Picked<Upstream>, Instant), code: Code) {
         let now = Instant::now();
         let ending = Ending { status: None, grpc: None, class: Class::Failure, error: Some(code) };
-        if let Some(metrics) = received::exchange_of(&self.counted, &picked) {
+        if let Some(metrics) = received::exchange_of(&self.counted, picked.endpoint()) {
             metrics.ended(&ending);
         }
         backend.metrics.ended(&ending, now.saturating_duration_since(sent));

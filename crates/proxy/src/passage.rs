@@ -3,7 +3,7 @@
 //! `forward` hangs a `Passage` on each response. It sees the first frame (the end of the response time
 //! that balancing learns from) and the end, the error or the giving up. Never touches the bytes.
 
-use crate::received::Counted;
+use crate::received::{Counted, exchange_of};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body::Frame;
@@ -68,7 +68,7 @@ impl GrpcOutcome {
 impl Passage {
     /// The series of the exchange.
     fn metrics(&self) -> Option<&Exchange> {
-        self.counted.as_ref().map(|c| &*c.exchange).or(self.pending.endpoint().metrics.as_ref())
+        exchange_of(&self.counted, self.pending.endpoint())
     }
 
     /// The route of the received name's profile.

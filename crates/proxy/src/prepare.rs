@@ -12,7 +12,6 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HOST, RETRY_AFTER, TRANSFER_ENCOD
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use std::time::Duration;
 use weft_connect::http::{self as connect, AbsoluteForm};
-use weft_decide::matching::RequestView;
 use weft_model::destination::EndpointInfo;
 use weft_model::identity::Id;
 use weft_model::reason::{Code, Hop, Phase};
@@ -28,11 +27,6 @@ pub(crate) struct Wish {
     pub(crate) require_id: Option<HeaderValue>,
     /// Whether it came with headers of the mesh.
     pub(crate) meshes: Meshes,
-}
-
-/// What matching looks at.
-pub(crate) fn view(request: &Request<Body>) -> RequestView<'_> {
-    RequestView { method: request.method(), uri: request.uri(), headers: request.headers() }
 }
 
 /// Takes a request in. Refuses targets that are malformed for their method (§3.7).

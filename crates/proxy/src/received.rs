@@ -9,7 +9,6 @@ use crate::target::HTTP_PORT;
 use arc_swap::{ArcSwapOption, Guard};
 use http::Request;
 use std::sync::Arc;
-use weft_balance::backend::Picked;
 use weft_decide::matching::{self, RequestView};
 use weft_discover::plan::Upstream;
 use weft_discover::received::{HeldName, Received, ReceivedRoute};
@@ -27,11 +26,8 @@ pub(crate) struct Counted {
 }
 
 /// The series of what is sent to an endpoint.
-pub(crate) fn exchange_of<'s>(
-    counted: &'s Option<Counted>,
-    picked: &'s Picked<Upstream>,
-) -> Option<&'s Exchange> {
-    counted.as_ref().map(|c| &*c.exchange).or(picked.endpoint().metrics.as_ref())
+pub(crate) fn exchange_of<'s>(counted: &'s Option<Counted>, endpoint: &'s Upstream) -> Option<&'s Exchange> {
+    counted.as_ref().map(|c| &*c.exchange).or(endpoint.metrics.as_ref())
 }
 
 /// The name that a connection's last request bore, and its profile.
@@ -53,18 +49,14 @@ pub(crate) async fn route(
     let awaited = {
         let name = last.named(names, meshes, request)?;
         let held = name.as_ref()?.held.as_ref()?;
-        let found = held.route(&view(request));
+        let found = held.route(&RequestView::of(request));
         if found.is_some() || !held.is_awaited() {
             return found;
         }
         held.clone()
     };
     Box::pin(awaited.answered()).await;
-    awaited.route(&view(request))
-}
-
-fn view(request: &Request<Body>) -> RequestView<'_> {
-    RequestView { method: request.method(), uri: request.uri(), headers: request.headers() }
+    awaited.route(&RequestView::of(request))
 }
 
 impl LastName {

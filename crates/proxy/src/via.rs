@@ -24,7 +24,7 @@ use weft_net::drain::Drain;
 use weft_net::guard::Handle;
 use weft_net::stream::Stream;
 use weft_route::retry::Budget;
-use weft_settings::Settings;
+use weft_settings::{InformationalHeaders, Settings};
 
 /// What every connection of the proxy shares.
 pub(crate) struct Shared {
@@ -127,11 +127,15 @@ impl Via {
 
     /// What synthesized answers may tell this client.
     pub(crate) fn openness(&self) -> Openness {
-        // Whoever uses the forward proxy from elsewhere is not the proxy's own application.
-        let own = matches!(self.aim, Aim::One(_)) || self.client.addr.ip().to_canonical().is_loopback();
-        match self.client.openness(self.shared.settings.informational_headers) {
-            Openness::Evidence if self.client.hop == Hop::Outbound && !own => Openness::CodeOnly,
-            openness => openness,
+        let silent = self.shared.settings.informational_headers == InformationalHeaders::Suppressed;
+        // Whoever reaches an outbound listener is the proxy's own application; but who uses the forward proxy from
+        // elsewhere is not.
+        let local = matches!(self.aim, Aim::One(_)) || self.client.addr.ip().to_canonical().is_loopback();
+        match self.client.hop {
+            Hop::Outbound if silent => Openness::Silent,
+            Hop::Outbound if local => Openness::Evidence,
+            Hop::Inbound if self.client.peer.id().is_some() => Openness::Evidence,
+            Hop::Outbound | Hop::Inbound => Openness::CodeOnly,
         }
     }
 

@@ -149,9 +149,7 @@ impl Histogram {
         if let Some(count) = self.0.counts.get(at) {
             count.fetch_add(1, Relaxed);
         }
-        let add = |bits| Some((f64::from_bits(bits) + value).to_bits());
-        // The closure never declines, so this cannot fail.
-        let _ = self.0.sum.fetch_update(Relaxed, Relaxed, add);
+        self.add(value);
     }
 
     /// Counts observations that were sorted elsewhere: how many fell into each bucket, the last being what lies above
@@ -163,7 +161,11 @@ impl Histogram {
         for (bucket, count) in self.0.counts.iter().zip(counts).filter(|(_, count)| **count > 0) {
             bucket.fetch_add(u64::from(*count), Relaxed);
         }
-        let add = |bits| Some((f64::from_bits(bits) + sum).to_bits());
+        self.add(sum);
+    }
+
+    fn add(&self, value: f64) {
+        let add = |bits| Some((f64::from_bits(bits) + value).to_bits());
         // The closure never declines, so this cannot fail.
         let _ = self.0.sum.fetch_update(Relaxed, Relaxed, add);
     }
