@@ -67,7 +67,11 @@ impl Admin {
                 None => text(StatusCode::OK, "ready\n"),
                 Some(problem) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")),
             },
-            "/metrics" => text(StatusCode::OK, self.0.registry.render()),
+            "/metrics" => {
+                let mut response = text(StatusCode::OK, "");
+                *response.body_mut() = Body::parts(self.0.registry.scrape());
+                response
+            }
             "/state.json" | "/proxy-log-level" | "/confirm-removals" if !local => {
                 text(StatusCode::FORBIDDEN, "only for clients on this host\n")
             }

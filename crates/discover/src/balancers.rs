@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use weft_balance::metrics::{Counts, LATENCY_BOUNDS, Metrics};
-use weft_telemetry::text::{Exposition, Kind};
+use weft_telemetry::text::{Exposition, Kind, More, Rest};
 use weft_telemetry::{LabelWriter, Labels, Registry};
 
 /// Rows that one scrape shows at most; further ones are left out. As many as a family has series by default.
@@ -18,7 +18,7 @@ const ROWS: usize = 2_000;
 pub struct Balancers(Arc<Mutex<BTreeMap<Row, Balancer>>>);
 
 /// Family prefix and labels, as text.
-type Row = (&'static str, String);
+type Row = (&'static str, Box<str>);
 
 struct Balancer {
     metrics: Weak<Metrics>,
@@ -31,7 +31,7 @@ impl Balancers {
     pub fn new(registry: &Registry, name: &str) -> Self {
         let this = Self::default();
         let rows = this.clone();
-        registry.collector(name, move |out| rows.write(out));
+        registry.long_collector(name, move || rows.begin());
         this
     }
 
@@ -46,7 +46,7 @@ impl Balancers {
             rows.retain(|_, balancer| balancer.metrics.strong_count() > 0);
         }
         if rows.len() < ROWS {
-            rows.insert((prefix, text), Balancer { metrics: Arc::downgrade(metrics), patience });
+            rows.insert((prefix, text.into()), Balancer { metrics: Arc::downgrade(metrics), patience });
         }
     }
 
@@ -54,103 +54,137 @@ impl Balancers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, out: &mut Exposition) {
-        let mut by_prefix = BTreeMap::<_, Vec<(String, Counts, Duration)>>::new();
+    /// Writes the families of each prefix, row by row.
+    fn begin(&self) -> Rest {
+        let mut by_prefix = BTreeMap::<_, Vec<(Box<str>, Counts, Duration)>>::new();
         self.lock().retain(|(prefix, labels), balancer| {
             let Some(metrics) = balancer.metrics.upgrade() else { return false };
             let row = (labels.clone(), metrics.snapshot(), balancer.patience);
             by_prefix.entry(*prefix).or_default().push(row);
             true
         });
-        for (prefix, rows) in by_prefix {
-            Families { prefix, rows: &rows, out }.write();
-        }
+        let mut prefixes = by_prefix.into_iter();
+        let mut page: Option<Page> = None;
+        Box::new(move |out| {
+            loop {
+                if page.as_mut().is_some_and(|page| page.write(out) == More::Yes) {
+                    return More::Yes;
+                }
+                let Some((prefix, rows)) = prefixes.next() else { return More::No };
+                page = Some(Page { prefix, rows, family: 0, row: 0 });
+            }
+        })
     }
 }
 
-/// One balancer's numbers and the labels that they have besides the balancer's own.
-type Lines = Vec<(&'static str, f64)>;
-
-struct Families<'a> {
+/// The families of one prefix, and how far they are written.
+struct Page {
     prefix: &'static str,
-    rows: &'a [(String, Counts, Duration)],
-    out: &'a mut Exposition,
+    rows: Vec<(Box<str>, Counts, Duration)>,
+    family: usize,
+    row: usize,
 }
 
-impl Families<'_> {
-    fn write(mut self) {
-        self.family("endpoints", "Endpoints, by whether they take requests.", Kind::Gauge, |c, _| {
-            let (ready, pending) = (c.endpoints_ready as f64, c.endpoints_pending as f64);
-            vec![("endpoint_state=\"ready\"", ready), ("endpoint_state=\"pending\"", pending)]
-        });
-        let known = |c: &Counts| (c.endpoints_ready + c.endpoints_pending) as f64;
-        self.one("p2c_endpoints", "Endpoints known to the balancer.", Kind::Gauge, known);
-        self.family("p2c_updates_total", "Changes of the endpoint set.", Kind::Counter, |c, _| {
-            vec![
-                ("op=\"Reset\"", c.updates_reset as f64),
-                ("op=\"Add\"", c.updates_add as f64),
-                ("op=\"Remove\"", c.updates_remove as f64),
-            ]
-        });
-        self.one("queue_length", "Requests that wait for an endpoint.", Kind::Gauge, |c| {
-            c.queue_length as f64
-        });
-        let taken = |c: &Counts| c.queue_requests as f64;
-        self.one("queue_requests_total", "Requests that asked for an endpoint.", Kind::Counter, taken);
-        self.latency();
-        let opened = |c: &Counts| c.gate_opened as f64;
-        self.one("queue_gate_open_total", "Times that failing fast ended.", Kind::Counter, opened);
-        let shut = |c: &Counts| c.gate_shut as f64;
-        self.one("queue_gate_shut_total", "Times that failing fast began.", Kind::Counter, shut);
-        let opened = |c: &Counts| c.gate_opened_at.as_secs_f64();
-        self.one(
-            "queue_gate_open_time_seconds",
-            "When failing fast last ended, Unix time.",
-            Kind::Gauge,
-            opened,
-        );
-        let shut = |c: &Counts| c.gate_shut_at.as_secs_f64();
-        self.one(
-            "queue_gate_shut_time_seconds",
-            "When failing fast last began, Unix time.",
-            Kind::Gauge,
-            shut,
-        );
-        let help = "How long there may be no ready endpoint before requests fail fast.";
-        self.family("queue_gate_timeout_seconds", help, Kind::Gauge, |_, p| vec![("", p.as_secs_f64())]);
-        self.one("ejections_total", "Endpoints taken out by their breaker.", Kind::Counter, |c| {
-            c.ejections as f64
-        });
-    }
-
-    fn one(&mut self, name: &str, help: &str, kind: Kind, value: impl Fn(&Counts) -> f64) {
-        self.family(name, help, kind, |counts, _| vec![("", value(counts))]);
-    }
-
-    fn family(&mut self, name: &str, help: &str, kind: Kind, lines: impl Fn(&Counts, Duration) -> Lines) {
-        let name = format!("{}_{name}", self.prefix);
-        self.out.family(&name, help, kind);
-        for (labels, counts, patience) in self.rows {
-            for (extra, value) in lines(counts, *patience) {
-                self.out.line(&name, &joined(extra, labels), value);
+impl Page {
+    fn write(&mut self, out: &mut Exposition) -> More {
+        while let Some(Shown { name, help, kind, lines }) = FAMILIES.get(self.family) {
+            let name = format!("{}_{name}", self.prefix);
+            if self.row == 0 {
+                out.family(&name, help, *kind);
             }
+            for (labels, counts, patience) in self.rows.get(self.row..).unwrap_or_default() {
+                for (extra, value) in lines(counts, *patience) {
+                    let (suffix, labels) = extra.beside(labels);
+                    out.line(&format!("{name}{suffix}"), &labels, value);
+                }
+                self.row += 1;
+                if out.is_full() {
+                    return More::Yes;
+                }
+            }
+            (self.family, self.row) = (self.family + 1, 0);
+        }
+        More::No
+    }
+}
+/// What a line has besides the family's name and the balancer's own labels.
+enum Extra {
+    Nothing,
+    /// A label before them.
+    Label(&'static str),
+    /// The upper bound of a bucket.
+    Bucket(String),
+    /// A part of a histogram that is no bucket.
+    Suffix(&'static str),
+}
+
+impl Extra {
+    /// What follows the family's name, and all labels.
+    fn beside(&self, labels: &str) -> (&'static str, String) {
+        match self {
+            Extra::Nothing => ("", labels.to_owned()),
+            Extra::Label(label) => ("", joined(label, labels)),
+            Extra::Bucket(bound) => ("_bucket", joined(labels, &format!("le=\"{bound}\""))),
+            Extra::Suffix(suffix) => (suffix, labels.to_owned()),
         }
     }
+}
 
-    fn latency(&mut self) {
-        let name = format!("{}_queue_latency_seconds", self.prefix);
-        self.out.family(&name, "How long requests waited for an endpoint.", Kind::Histogram);
-        for (labels, counts, _) in self.rows {
-            let mut total = 0;
-            let bounds = LATENCY_BOUNDS.iter().map(|b| b.to_string()).chain(["+Inf".to_owned()]);
-            for (bound, count) in bounds.zip(counts.queue_latency) {
-                total += count;
-                self.out.line(&format!("{name}_bucket"), &joined(labels, &format!("le=\"{bound}\"")), total);
-            }
-            self.out.line(&format!("{name}_sum"), labels, counts.queue_latency_sum.as_secs_f64());
-            self.out.line(&format!("{name}_count"), labels, total);
-        }
+/// One family, and the lines of it that one balancer has.
+struct Shown {
+    name: &'static str,
+    help: &'static str,
+    kind: Kind,
+    lines: fn(&Counts, Duration) -> Vec<(Extra, f64)>,
+}
+
+macro_rules! shown {
+    ($($kind:ident $name:literal $help:literal $lines:expr;)*) => {
+        &[$(Shown { name: $name, help: $help, kind: Kind::$kind, lines: $lines }),*]
+    };
+}
+
+/// Every family, without its prefix.
+const FAMILIES: &[Shown] = shown! {
+    Gauge "endpoints" "Endpoints, by whether they take requests." |c, _| vec![
+        (Extra::Label("endpoint_state=\"ready\""), c.endpoints_ready as f64),
+        (Extra::Label("endpoint_state=\"pending\""), c.endpoints_pending as f64),
+    ];
+    Gauge "p2c_endpoints" "Endpoints known to the balancer."
+        |c, _| one((c.endpoints_ready + c.endpoints_pending) as f64);
+    Counter "p2c_updates_total" "Changes of the endpoint set." |c, _| vec![
+        (Extra::Label("op=\"Reset\""), c.updates_reset as f64),
+        (Extra::Label("op=\"Add\""), c.updates_add as f64),
+        (Extra::Label("op=\"Remove\""), c.updates_remove as f64),
+    ];
+    Gauge "queue_length" "Requests that wait for an endpoint." |c, _| one(c.queue_length as f64);
+    Counter "queue_requests_total" "Requests that asked for an endpoint." |c, _| one(c.queue_requests as f64);
+    Histogram "queue_latency_seconds" "How long requests waited for an endpoint." |c, _| latency(c);
+    Counter "queue_gate_open_total" "Times that failing fast ended." |c, _| one(c.gate_opened as f64);
+    Counter "queue_gate_shut_total" "Times that failing fast began." |c, _| one(c.gate_shut as f64);
+    Gauge "queue_gate_open_time_seconds" "When failing fast last ended, Unix time."
+        |c, _| one(c.gate_opened_at.as_secs_f64());
+    Gauge "queue_gate_shut_time_seconds" "When failing fast last began, Unix time."
+        |c, _| one(c.gate_shut_at.as_secs_f64());
+    Gauge "queue_gate_timeout_seconds" "How long there may be no ready endpoint before requests fail fast."
+        |_, patience| one(patience.as_secs_f64());
+    Counter "ejections_total" "Endpoints taken out by their breaker." |c, _| one(c.ejections as f64);
+};
+
+fn one(value: f64) -> Vec<(Extra, f64)> {
+    vec![(Extra::Nothing, value)]
+}
+
+fn latency(counts: &Counts) -> Vec<(Extra, f64)> {
+    let bounds = LATENCY_BOUNDS.iter().map(|b| b.to_string()).chain(["+Inf".to_owned()]);
+    let (mut lines, mut total) = (Vec::new(), 0);
+    for (bound, count) in bounds.zip(counts.queue_latency) {
+        total += count;
+        lines.push((Extra::Bucket(bound), total as f64));
     }
+    lines.push((Extra::Suffix("_sum"), counts.queue_latency_sum.as_secs_f64()));
+    lines.push((Extra::Suffix("_count"), total as f64));
+    lines
 }
 
 fn joined(first: &str, second: &str) -> String {
@@ -195,9 +229,9 @@ mod tests {
         }
         show(ROWS, &alive);
         assert_eq!(balancers.lock().len(), ROWS);
-        assert!(!balancers.lock().contains_key(&("x", format!("n=\"{ROWS}\""))));
+        assert!(!balancers.lock().contains_key(&("x", format!("n=\"{ROWS}\"").into())));
         drop(dead);
         show(ROWS, &alive);
-        assert!(balancers.lock().contains_key(&("x", format!("n=\"{ROWS}\""))));
+        assert!(balancers.lock().contains_key(&("x", format!("n=\"{ROWS}\"").into())));
     }
 }

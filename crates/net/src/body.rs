@@ -172,6 +172,12 @@ impl Body {
         Self::of(Kind::Boxed(Box::pin(Adapted { body })))
     }
 
+    /// Bytes that are made as they are sent, a frame each. `parts` is asked on the thread that sends: each must be
+    /// quick to make.
+    pub fn parts(parts: impl Iterator<Item = impl Into<Bytes> + 'static> + Send + 'static) -> Self {
+        Self::of(Kind::Boxed(Box::pin(Adapted { body: Parts(Box::new(parts.map(Into::into))) })))
+    }
+
     /// Lets the rest of this body wait in an outbox, and in no other. Unchanged if it is known to be short.
     #[must_use]
     pub fn within(self, outbox: &Outbox) -> Self {
@@ -402,6 +408,21 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// A body that is made as it is sent.
+struct Parts(Box<dyn Iterator<Item = Bytes> + Send>);
+
+impl http_body::Body for Parts {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Poll::Ready(self.0.next().map(|part| Ok(Frame::data(part))))
     }
 }
 

@@ -7,6 +7,7 @@ use crate::authz;
 use crate::limits::Limit;
 use crate::state;
 use crate::via::Shared;
+use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
@@ -27,6 +28,7 @@ use weft_net::web;
 use weft_settings::ShutdownEndpoint;
 use weft_telemetry::Registry;
 use weft_telemetry::log::LogLevel;
+use weft_telemetry::registry::Scrape;
 
 /// Longest log filter that is accepted, bytes.
 const MAX_FILTER: usize = 4096;
@@ -134,22 +136,18 @@ impl Admin {
     }
 
     fn metrics(&self, headers: &HeaderMap) -> Response<Body> {
-        let page = self.registry.render();
         let zip =
             headers.get_all(ACCEPT_ENCODING).iter().any(|v| v.to_str().is_ok_and(|v| v.contains("gzip")));
-        if !zip {
-            return text(StatusCode::OK, page);
+        let mut response = text(StatusCode::OK, "");
+        // Made as it is sent: with thousands of destinations it is tens of megabytes long.
+        let scrape = self.registry.scrape();
+        if zip {
+            response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            *response.body_mut() = Body::parts(Zipped::new(scrape));
+        } else {
+            *response.body_mut() = Body::parts(scrape);
         }
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        match encoder.write_all(page.as_bytes()).and_then(|()| encoder.finish()) {
-            Ok(bytes) => {
-                let mut response = Response::new(Body::full(bytes));
-                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-                response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-                response
-            }
-            Err(_) => text(StatusCode::OK, page),
-        }
+        response
     }
 
     async fn log_level(&self, method: &Method, request: Request<Body>) -> Response<Body> {
@@ -180,6 +178,34 @@ impl Admin {
             }
             (ShutdownEndpoint::On, _) => not_allowed("POST"),
         }
+    }
+}
+
+/// A scrape, compressed.
+struct Zipped {
+    scrape: Scrape,
+    encoder: Option<GzEncoder<Vec<u8>>>,
+}
+
+impl Zipped {
+    fn new(scrape: Scrape) -> Self {
+        Self { scrape, encoder: Some(GzEncoder::new(Vec::new(), Compression::fast())) }
+    }
+}
+
+impl Iterator for Zipped {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let encoder = self.encoder.as_mut()?;
+        for part in &mut self.scrape {
+            // Writing to a vector cannot fail.
+            let _ = encoder.write_all(part.as_bytes());
+            if !encoder.get_ref().is_empty() {
+                return Some(std::mem::take(encoder.get_mut()).into());
+            }
+        }
+        self.encoder.take()?.finish().ok().map(Bytes::from)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Made once by `control` on its registry and handed to the parts.
 
 use std::time::Duration;
-use weft_telemetry::metrics::{Counter, Family, Gauge, Histogram, Registry};
+use weft_telemetry::{Counter, Family, Gauge, Histogram, Registry};
 use weft_wire::services::Code;
 
 /// Buckets of the propagation time, seconds. The bound that is promised for 2,000 streams is one second.

@@ -9,7 +9,9 @@ pub mod limits;
 pub mod log;
 pub mod metrics;
 pub mod process;
+pub mod registry;
 pub mod text;
 
-pub use metrics::{Counter, Family, Float, Gauge, Histogram, Limits, Registry, Split};
+pub use metrics::{Counter, Family, Float, Gauge, Histogram, Limits, Split};
+pub use registry::Registry;
 pub use text::{LabelWriter, Labels, Written};

@@ -1,11 +1,11 @@
-//! Counters, gauges and histograms in families, and the registry that prints them.
+//! Counters, gauges and histograms in families.
 //!
 //! Every crate's metrics struct asks the `Registry` for its families once, resolves the series of a
 //! route or an endpoint when that is built, and keeps the handle: updating one is an atomic addition,
-//! without a lock, a look-up or an allocation. The admin server calls `Registry::render`. A family has
-//! a bounded number of series, because labels may come from strangers. Never global.
+//! without a lock, a look-up or an allocation. A family has a bounded number of series, because labels
+//! may come from strangers. Never global.
 
-use crate::text::{Exposition, Kind, LabelWriter, Labels};
+use crate::text::{Exposition, Kind, Labels, More, Rest, pairs};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
@@ -296,7 +296,7 @@ struct Entry<M> {
 }
 
 impl<M: Metric> Family<M> {
-    fn new(name: &str, help: &str, kind: Kind, shape: (&'static [f64], Limits)) -> Self {
+    pub(crate) fn new(name: &str, help: &str, kind: Kind, shape: (&'static [f64], Limits)) -> Self {
         let series = Mutex::new(Series { by_labels: BTreeMap::new(), purged: None });
         let (overflow, refused) = (OnceLock::new(), AtomicU64::new(0));
         let (name, help, (bounds, limits)) = (name.into(), help.into(), shape);
@@ -312,7 +312,7 @@ impl<M: Metric> Family<M> {
         self
     }
 
-    fn describe(&self) -> Description {
+    pub(crate) fn describe(&self) -> Description {
         Description {
             name: self.0.name.to_string(),
             help: self.0.help.to_string(),
@@ -325,7 +325,7 @@ impl<M: Metric> Family<M> {
     /// Whether the written labels have only declared keys.
     fn is_declared(&self, text: &str) -> bool {
         let Some(declared) = self.0.keys.get() else { return true };
-        keys(text).all(|key| {
+        pairs(text).all(|(key, _)| {
             declared.iter().any(|d| match d.strip_suffix('*') {
                 Some(beginning) => key.starts_with(beginning),
                 None => *d == key,
@@ -342,11 +342,10 @@ impl<M: Metric> Family<M> {
     }
 
     fn series_at(&self, labels: &(impl Labels + ?Sized), now: Instant) -> M {
-        let mut text = String::new();
-        labels.write(&mut LabelWriter::new(&mut text));
+        let text = labels.written();
         debug_assert!(self.is_declared(&text), "{} has undeclared labels: {text}", self.0.name);
         let mut series = self.lock();
-        if let Some(entry) = series.by_labels.get_mut(text.as_str()) {
+        if let Some(entry) = series.by_labels.get_mut(&text) {
             entry.idle_since = None;
             return entry.metric.clone();
         }
@@ -360,7 +359,7 @@ impl<M: Metric> Family<M> {
             }
         }
         let metric = M::create(self.0.bounds);
-        series.by_labels.insert(text.into(), Entry { metric: metric.clone(), idle_since: None });
+        series.by_labels.insert(text, Entry { metric: metric.clone(), idle_since: None });
         metric
     }
 
@@ -378,27 +377,44 @@ impl<M: Metric> Family<M> {
         self.0.series.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn render(&self, out: &mut Exposition, now: Instant) {
+    /// Writes its lines; drops series that have been idle for too long at the end.
+    pub(crate) fn begin(&self, now: Instant) -> Rest {
         // The handles are copied so that nobody who resolves a series waits for the formatting.
-        let series: Vec<_> = self
+        let mut series = self
             .lock()
             .by_labels
             .iter()
             .map(|(labels, entry)| (labels.clone(), entry.metric.clone()))
-            .collect();
-        let overflow = self.0.overflow.get();
-        if series.is_empty() && overflow.is_none() {
-            return;
-        }
-        let name = &self.0.name;
-        out.family(name, &self.0.help, self.0.kind);
-        for (labels, metric) in series {
-            metric.write(name, &labels, out);
-        }
-        if let Some(metric) = overflow {
-            metric.write(name, "overflow=\"true\"", out);
-        }
-        self.lock().purge(now, self.0.limits.retain_idle);
+            .collect::<Vec<_>>()
+            .into_iter();
+        let (this, mut begun) = (self.clone(), false);
+        Box::new(move |out| {
+            let (name, overflow) = (&this.0.name, this.0.overflow.get());
+            if !begun {
+                if series.len() == 0 && overflow.is_none() {
+                    return More::No;
+                }
+                begun = true;
+                out.family(name, &this.0.help, this.0.kind);
+            }
+            for (labels, metric) in &mut series {
+                metric.write(name, &labels, out);
+                if out.is_full() {
+                    return More::Yes;
+                }
+            }
+            if let Some(metric) = overflow {
+                metric.write(name, "overflow=\"true\"", out);
+            }
+            this.lock().purge(now, this.0.limits.retain_idle);
+            More::No
+        })
+    }
+
+    /// Its name, and how often a series was refused, if any was.
+    pub(crate) fn refusals(&self) -> Option<(&str, u64)> {
+        let refused = self.0.refused.load(Relaxed);
+        (refused > 0).then_some((&*self.0.name, refused))
     }
 }
 
@@ -463,206 +479,10 @@ impl<M: Metric> Split<M> {
     }
 }
 
-enum Member {
-    Counter(Family<Counter>),
-    Gauge(Family<Gauge>),
-    Float(Family<Float>),
-    Histogram(Family<Histogram>),
-    Collector(Box<dyn Fn(&mut Exposition) + Send + Sync>),
-}
-
-impl Member {
-    fn render(&self, out: &mut Exposition, now: Instant) {
-        match self {
-            Member::Counter(family) => family.render(out, now),
-            Member::Gauge(family) => family.render(out, now),
-            Member::Float(family) => family.render(out, now),
-            Member::Histogram(family) => family.render(out, now),
-            Member::Collector(collect) => collect(out),
-        }
-    }
-
-    fn describe(&self) -> Option<Description> {
-        match self {
-            Member::Counter(family) => Some(family.describe()),
-            Member::Gauge(family) => Some(family.describe()),
-            Member::Float(family) => Some(family.describe()),
-            Member::Histogram(family) => Some(family.describe()),
-            Member::Collector(_) => None,
-        }
-    }
-
-    /// Name and refusals, of a family.
-    fn overflow(&self) -> Option<(&str, u64)> {
-        let (name, refused) = match self {
-            Member::Counter(Family(inner)) => (&inner.name, &inner.refused),
-            Member::Gauge(Family(inner)) => (&inner.name, &inner.refused),
-            Member::Float(Family(inner)) => (&inner.name, &inner.refused),
-            Member::Histogram(Family(inner)) => (&inner.name, &inner.refused),
-            Member::Collector(_) => return None,
-        };
-        let refused = refused.load(Relaxed);
-        (refused > 0).then_some((name, refused))
-    }
-}
-
-/// All families of one process, in the order in which they were asked for. Clones share them.
-#[derive(Clone, Default)]
-pub struct Registry(Arc<Shared>);
-
-/// Brings numbers up to date.
-type Update = Arc<dyn Fn() + Send + Sync>;
-
-#[derive(Default)]
-struct Shared {
-    limits: Limits,
-    updates: Mutex<Vec<Update>>,
-    members: Mutex<Vec<(Box<str>, Arc<Member>)>>,
-}
-
-impl Registry {
-    /// An empty registry with the default limits.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// An empty registry.
-    pub fn with_limits(limits: Limits) -> Self {
-        Self(Arc::new(Shared { limits, ..Shared::default() }))
-    }
-
-    /// A family of counters; its name should end in `_total`. Asking twice for one name gives the same
-    /// family, as inbound and outbound share some.
-    ///
-    /// # Panics
-    /// When the name is malformed or belongs to a family of another kind: a mistake in the program,
-    /// met at construction. The same holds for the other kinds.
-    pub fn counters(&self, name: &str, help: &str) -> Family<Counter> {
-        let create = |limits| Member::Counter(Family::new(name, help, Kind::Counter, (&[], limits)));
-        match &*self.member(name, create) {
-            Member::Counter(family) => family.clone(),
-            _ => clash(name),
-        }
-    }
-
-    /// A family of gauges of whole numbers.
-    pub fn gauges(&self, name: &str, help: &str) -> Family<Gauge> {
-        let create = |limits| Member::Gauge(Family::new(name, help, Kind::Gauge, (&[], limits)));
-        match &*self.member(name, create) {
-            Member::Gauge(family) => family.clone(),
-            _ => clash(name),
-        }
-    }
-
-    /// A family of gauges of fractional numbers, such as timestamps.
-    pub fn floats(&self, name: &str, help: &str) -> Family<Float> {
-        let create = |limits| Member::Float(Family::new(name, help, Kind::Gauge, (&[], limits)));
-        match &*self.member(name, create) {
-            Member::Float(family) => family.clone(),
-            _ => clash(name),
-        }
-    }
-
-    /// A family of histograms with these upper bounds, rising; the one without bound is added.
-    pub fn histograms(&self, name: &str, help: &str, bounds: &'static [f64]) -> Family<Histogram> {
-        assert!(bounds.is_sorted(), "the buckets of {name} do not rise");
-        let create = |limits| Member::Histogram(Family::new(name, help, Kind::Histogram, (bounds, limits)));
-        match &*self.member(name, create) {
-            Member::Histogram(family) => family.clone(),
-            _ => clash(name),
-        }
-    }
-
-    /// Calls `collect` at each scrape, for numbers that are cheaper to look up than to keep. `name` only
-    /// tells it from others: a second one of the same name is ignored.
-    pub fn collector(&self, name: &str, collect: impl Fn(&mut Exposition) + Send + Sync + 'static) {
-        self.member(name, |_| Member::Collector(Box::new(collect)));
-    }
-
-    /// Calls `update` before each scrape, for series whose numbers are kept elsewhere.
-    pub fn before_scrape(&self, update: impl Fn() + Send + Sync + 'static) {
-        self.0.updates.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(update));
-    }
-
-    /// Every family, used or not, in the order of registration; not what collectors write.
-    pub fn describe(&self) -> Vec<Description> {
-        self.lock().iter().filter_map(|(_, member)| member.describe()).collect()
-    }
-
-    /// The text of a scrape. Afterwards series that have been idle for too long are dropped.
-    pub fn render(&self) -> String {
-        self.render_at(Instant::now())
-    }
-
-    /// As `render`, with the time given.
-    pub fn render_at(&self, now: Instant) -> String {
-        let updates = self.0.updates.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        updates.iter().for_each(|update| update());
-        let members: Vec<_> = self.lock().iter().map(|(_, member)| member.clone()).collect();
-        let mut out = Exposition::default();
-        for member in &members {
-            member.render(&mut out, now);
-        }
-        let overflows: Vec<_> = members.iter().filter_map(|member| member.overflow()).collect();
-        if !overflows.is_empty() {
-            let name = "weft_metrics_series_refused_total";
-            out.family(name, "Series asked for beyond a family's bound", Kind::Counter);
-            for (family, refused) in overflows {
-                out.line(name, &format!("family=\"{family}\""), refused);
-            }
-        }
-        out.finish()
-    }
-
-    fn member(&self, name: &str, create: impl FnOnce(Limits) -> Member) -> Arc<Member> {
-        let well_formed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
-        assert!(!name.is_empty() && name.chars().all(well_formed), "malformed metric name {name:?}");
-        let mut members = self.lock();
-        if let Some((_, member)) = members.iter().find(|(known, _)| **known == *name) {
-            return member.clone();
-        }
-        let member = Arc::new(create(self.0.limits));
-        members.push((name.into(), member.clone()));
-        member
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<(Box<str>, Arc<Member>)>> {
-        self.0.members.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for Registry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.lock().iter().map(|(name, _)| name)).finish()
-    }
-}
-
-/// The keys in what a `LabelWriter` wrote.
-pub fn keys(text: &str) -> impl Iterator<Item = &str> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        let (key, value) = rest.split_once("=\"")?;
-        let mut escaped = false;
-        let end = value.find(|c| match c {
-            '"' if !escaped => true,
-            c => {
-                escaped = c == '\\' && !escaped;
-                false
-            }
-        });
-        rest = value.get(end? + 1..)?.trim_start_matches(',');
-        Some(key)
-    })
-}
-
-#[expect(clippy::panic, reason = "a mistake in the program, met at construction")]
-fn clash(name: &str) -> ! {
-    panic!("the metric {name} is registered with another kind")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::Registry;
 
     #[test]
     fn a_scrape_lists_families_in_order_of_registration_and_series_by_label() {
@@ -724,7 +544,6 @@ mod tests {
         let described = registry.describe();
         assert_eq!((described[0].name.as_str(), described[0].kind), ("x_total", "counter"));
         assert_eq!((described[0].keys, described[1].keys), (Some(&["a", "dst_*"][..]), None));
-        assert_eq!(keys(r#"a="1\\",b="x=\"y,c=",d="""#).collect::<Vec<_>>(), ["a", "b", "d"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Read from /proc at each scrape, on the thread that serves it. A file that is missing or not
 //! understood (another system, a hardened container) only leaves its lines out. Never writes.
 
-use crate::metrics::Registry;
+use crate::registry::Registry;
 use crate::text::{Exposition, Kind, LabelWriter, Labels};
 use std::fs;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

@@ -4,6 +4,7 @@
 //! may come from strangers (a server name, an authority), so they are escaped and cut; keys may come
 //! from the control plane, so their alphabet is enforced. Never decides which series exist.
 
+use std::borrow::Borrow;
 use std::fmt::{self, Display, Write as _};
 use std::sync::Arc;
 
@@ -16,6 +17,13 @@ pub const MAX_VALUE_BYTES: usize = 512;
 pub trait Labels {
     /// Writes the pairs.
     fn write(&self, out: &mut LabelWriter<'_>);
+
+    /// The pairs as text, shared where they are kept as text.
+    fn written(&self) -> Arc<str> {
+        let mut text = String::new();
+        self.write(&mut LabelWriter::new(&mut text));
+        text.into()
+    }
 }
 
 /// No labels.
@@ -26,6 +34,10 @@ impl Labels for () {
 impl<T: Labels + ?Sized> Labels for &T {
     fn write(&self, out: &mut LabelWriter<'_>) {
         (**self).write(out);
+    }
+
+    fn written(&self) -> Arc<str> {
+        (**self).written()
     }
 }
 
@@ -53,17 +65,62 @@ impl<K: AsRef<str>, V: AsRef<str>, const N: usize> Labels for [(K, V); N] {
     }
 }
 
-/// Pairs written once, for who keeps labels to add others to them: a fraction of the size of the pairs.
+/// Pairs written once, for who keeps labels: a fraction of the size of the pairs, and one text for all families.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Written(Arc<str>);
 
 impl Written {
     /// Writes the pairs.
     pub fn new(labels: &(impl Labels + ?Sized)) -> Self {
-        let mut text = String::new();
-        labels.write(&mut LabelWriter::new(&mut text));
-        Self(text.into())
+        Self(labels.written())
     }
+
+    /// The pairs, for people. A value that was cut stays so.
+    pub fn pairs(&self) -> Vec<(String, String)> {
+        pairs(&self.0).map(|(key, value)| (key.to_owned(), unescaped(value))).collect()
+    }
+}
+
+/// A set is found by its text.
+impl Borrow<str> for Written {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The keys in what a `LabelWriter` wrote, each with its value as written.
+pub fn pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let (key, value) = rest.split_once("=\"")?;
+        let mut escaped = false;
+        let end = value.find(|c| match c {
+            '"' if !escaped => true,
+            c => {
+                escaped = c == '\\' && !escaped;
+                false
+            }
+        })?;
+        let (value, after) = value.split_at(end);
+        rest = after.get(1..)?.trim_start_matches(',');
+        Some((key, value))
+    })
+}
+
+fn unescaped(value: &str) -> String {
+    let mut chars = value.chars();
+    let mut text = String::new();
+    while let Some(c) = chars.next() {
+        text.push(match c {
+            '\\' => match chars.next() {
+                Some('n') => '\n',
+                Some(c) => c,
+                None => break,
+            },
+            c => c,
+        });
+    }
+    text
 }
 
 /// The pairs as they are; those of a set written before it must not be among them.
@@ -73,6 +130,10 @@ impl Labels for Written {
             out.text.push(',');
         }
         out.text.push_str(&self.0);
+    }
+
+    fn written(&self) -> Arc<str> {
+        self.0.clone()
     }
 }
 
@@ -168,7 +229,22 @@ impl Kind {
     }
 }
 
-/// Receives families and their lines; the text of a scrape.
+/// Whether there is more to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum More {
+    /// The next call goes on.
+    Yes,
+    /// All is written.
+    No,
+}
+
+/// Writes the rest of a family or collector, until the exposition is full or nothing is left.
+pub type Rest = Box<dyn FnMut(&mut Exposition) -> More + Send>;
+
+/// Bytes after which a part of a scrape is given out.
+const PART: usize = 32 << 10;
+
+/// Receives families and their lines; the text of a scrape, or a part of it.
 #[derive(Debug, Default)]
 pub struct Exposition {
     text: String,
@@ -201,6 +277,11 @@ impl Exposition {
     pub fn single(&mut self, name: &str, help: &str, kind: Kind, value: impl Display) {
         self.family(name, help, kind);
         self.line(name, "", value);
+    }
+
+    /// Whether it is time to give this part out. Nothing is lost if it grows a little more.
+    pub fn is_full(&self) -> bool {
+        self.text.len() >= PART
     }
 
     /// The finished text.
@@ -242,6 +323,16 @@ mod tests {
         check([("a", "1"), ("a", "2"), ("b", "3"), ("b", "4")], r#"a="1",b="3""#);
         check([("x", r#",a="1"#), ("a", "2")], r#"x=",a=\"1",a="2""#);
         check([("ab", "1"), ("b", "2")], r#"ab="1",b="2""#);
+    }
+
+    #[test]
+    fn what_was_written_can_be_read_back() {
+        let labels = [("a", "x\"y\\z\nw,b=\"c"), ("b", ""), ("c", "1")];
+        let read = Written::new(&labels).pairs();
+        assert_eq!(read, labels.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        assert_eq!(Written::new(&()).pairs(), []);
+        let keys = pairs(r#"a="1\\",b="x=\"y,c=",d="""#).map(|(key, _)| key).collect::<Vec<_>>();
+        assert_eq!(keys, ["a", "b", "d"]);
     }
 
     #[test]

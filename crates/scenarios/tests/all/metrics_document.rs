@@ -6,7 +6,7 @@ use crate::world::Pair;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
-use weft_telemetry::metrics::keys;
+use weft_telemetry::text::pairs;
 use weft_testkit::application::Application;
 use weft_testkit::client::get;
 use weft_testkit::mesh::Running;
@@ -55,7 +55,7 @@ fn shown(page: &str) -> BTreeMap<String, Row> {
         } else if let Some((_, labels)) = line.split_once('{')
             && let Some(row) = rows.get_mut(&current)
         {
-            let found = keys(labels).filter(|key| *key != "le").map(str::to_owned);
+            let found = pairs(labels).map(|(key, _)| key).filter(|key| *key != "le").map(str::to_owned);
             row.labels.extend(found);
             row.bound = "rows";
         }

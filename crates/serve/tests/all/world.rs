@@ -28,7 +28,7 @@ use weft_serve::policies::Policies;
 use weft_serve::server::{Edge, Limits};
 use weft_serve::views::Views;
 use weft_serve::{OwnNames, Service, StreamLimits};
-use weft_telemetry::metrics::Registry;
+use weft_telemetry::Registry;
 use weft_wire::services::Router;
 
 /// The control plane's name.
