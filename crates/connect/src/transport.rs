@@ -11,7 +11,7 @@ use weft_model::destination::EndpointInfo;
 use weft_model::identity::NoTls;
 use weft_net::stream::Stream;
 use weft_net::transfer::Transfer;
-use weft_telemetry::{Counter, Family, Gauge, Histogram, LabelWriter, Labels, Registry, Split};
+use weft_telemetry::{Counter, Family, Gauge, Histogram, Registry, Split, Written};
 
 /// Label pairs.
 pub type Pairs = Vec<(String, String)>;
@@ -41,7 +41,7 @@ pub struct Transports(Arc<Inner>);
 
 struct Inner {
     families: Families,
-    known: Mutex<HashMap<Box<str>, Arc<Transport>>>,
+    known: Mutex<HashMap<Written, Arc<Transport>>>,
 }
 
 #[derive(Clone)]
@@ -75,7 +75,7 @@ impl Transports {
         let row = |transport: &Arc<Transport>| {
             transport.add_up();
             Row {
-                labels: transport.labels.clone(),
+                labels: transport.labels.pairs(),
                 open: transport.open.value(),
                 read: transport.read.value(),
                 written: transport.written.value(),
@@ -88,19 +88,18 @@ impl Transports {
 
     /// The counts of one label set.
     pub fn of(&self, labels: Pairs) -> Arc<Transport> {
-        let mut key = String::new();
-        labels[..].write(&mut LabelWriter::new(&mut key));
+        let labels = Written::new(&labels[..]);
         let mut known = self.0.lock();
-        if let Some(transport) = known.get(key.as_str()) {
+        if let Some(transport) = known.get(&labels) {
             transport.used.store(true, Relaxed);
             return transport.clone();
         }
-        let transport = Arc::new(Transport::new(&self.0.families, labels));
+        let transport = Arc::new(Transport::new(&self.0.families, labels.clone()));
         if known.len() >= REMEMBERED {
             known.retain(|_, transport| Arc::strong_count(transport) > 1);
         }
         if known.len() < REMEMBERED {
-            known.insert(key.into(), transport.clone());
+            known.insert(labels, transport.clone());
         }
         transport
     }
@@ -120,7 +119,7 @@ pub struct Row {
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Transport>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Written, Arc<Transport>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -168,7 +167,7 @@ pub struct Transport {
     duration: Histogram,
     closed: Split<Counter>,
     close_family: Family<Counter>,
-    labels: Pairs,
+    labels: Written,
     live: Mutex<Live>,
     /// Whether it was asked for since the last scrape.
     used: AtomicBool,
@@ -188,14 +187,13 @@ struct Slot {
 }
 
 impl Transport {
-    fn new(families: &Families, labels: Pairs) -> Self {
-        let pairs = &labels[..];
+    fn new(families: &Families, labels: Written) -> Self {
         Self {
-            opened: families.opened.series(pairs),
-            open: families.open.series(pairs),
-            read: families.read.series(pairs),
-            written: families.written.series(pairs),
-            duration: families.duration.series(pairs),
+            opened: families.opened.series(&labels),
+            open: families.open.series(&labels),
+            read: families.read.series(&labels),
+            written: families.written.series(&labels),
+            duration: families.duration.series(&labels),
             closed: Split::default(),
             close_family: families.closed.clone(),
             labels,
@@ -238,11 +236,7 @@ impl Transport {
         self.open.dec();
         self.duration.observe_millis(transfer.age());
         let error = transfer.error();
-        let resolve = || {
-            let mut labels = self.labels.clone();
-            labels.push(("errno".into(), error.into()));
-            self.close_family.series(&labels[..])
-        };
+        let resolve = || self.close_family.series(&(&self.labels, [("errno", error)]));
         self.closed.with(error.as_ptr() as usize as u64, resolve, Counter::inc);
     }
 

@@ -289,17 +289,18 @@ impl Metrics {
     /// The handles of a policy's route.
     pub fn policy_route(&self, parent: &Meta, route: &Meta) -> RouteMetrics {
         let mut labels = self.route_labels(parent, route);
-        let kind = RouteKind::of(route);
-        let families = self.policy(kind);
-        let requests = families.requests.as_ref().map(|f| f.series(&labels[..]));
         if self.direction == Hop::Outbound {
             labels.push(("hostname".into(), String::new()));
         }
+        let labels = Written::new(&labels[..]);
+        let kind = RouteKind::of(route);
+        let families = self.policy(kind);
+        let requests = families.requests.as_ref().map(|f| f.series(&labels)); // inbound only
         let retries = families.retries.as_ref().map(|r| RetryMetrics {
-            requests: r.requests.series(&labels[..]),
-            successes: r.successes.series(&labels[..]),
-            limit: r.limit.series(&labels[..]),
-            overflow: r.overflow.series(&labels[..]),
+            requests: r.requests.series(&labels),
+            successes: r.successes.series(&labels),
+            limit: r.limit.series(&labels),
+            overflow: r.overflow.series(&labels),
         });
         let outcome = families.outcomes.of(&labels, self.status(kind));
         RouteMetrics {
@@ -348,11 +349,12 @@ impl Metrics {
         if self.direction == Hop::Outbound {
             push_meta(&mut labels, "backend", backend);
         }
+        let labels = Written::new(&labels[..]);
         BackendMetrics {
-            requests: families.requests.as_ref().map(|f| f.series(&labels[..])),
+            requests: families.requests.as_ref().map(|f| f.series(&labels)),
             outcome: families.outcomes.as_ref().map(|f| f.of(&labels, self.status(kind))),
-            duration: families.duration.as_ref().map(|f| f.series(&labels[..])),
-            frames: Some(families.frames.series(&labels[..])),
+            duration: families.duration.as_ref().map(|f| f.series(&labels)),
+            frames: Some(families.frames.series(&labels)),
         }
     }
 
@@ -421,12 +423,13 @@ pub struct Exchange {
 
 impl Exchange {
     fn new(families: &Arc<ExchangeFamilies>, labels: Pairs) -> Self {
+        let labels = Written::new(&labels[..]);
         Self {
-            requests: families.requests.series(&labels[..]),
+            requests: families.requests.series(&labels),
             latency: Split::default(),
             responses: Split::default(),
             families: families.clone(),
-            labels: Written::new(&labels[..]),
+            labels,
         }
     }
 
@@ -505,23 +508,22 @@ impl OutcomeFamilies {
     }
 
     /// The outcomes of one label set, shared by all that count there: most plans of destinations without a policy do.
-    fn of(&self, labels: &Pairs, status: Status) -> Arc<Outcomes> {
-        let labels = Written::new(&labels[..]);
+    fn of(&self, labels: &Written, status: Status) -> Arc<Outcomes> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(outcomes) = known.get(&labels).and_then(Weak::upgrade) {
+        if let Some(outcomes) = known.get(labels).and_then(Weak::upgrade) {
             return outcomes;
         }
         if known.len() == known.capacity() {
             known.retain(|_, outcomes| outcomes.strong_count() > 0); // before it would grow
         }
         let outcomes = Arc::new(Outcomes {
-            duration: self.duration.series(&labels),
+            duration: self.duration.series(labels),
             statuses: Split::default(),
             family: self.statuses.clone(),
             labels: labels.clone(),
             status,
         });
-        known.insert(labels, Arc::downgrade(&outcomes));
+        known.insert(labels.clone(), Arc::downgrade(&outcomes));
         outcomes
     }
 }
