@@ -2,8 +2,9 @@
 //!
 //! `lookup.rs` keeps its streams in it, and the plan's builder its plans. Users of one key share one
 //! entry through handles. The timer starts when the last handle is dropped and starts anew at each
-//! such drop; permanent entries never leave. Beyond its bound the cache gives up the entry that has
-//! been idle longest, and refuses new keys when none is idle. It never drops an entry that is in use.
+//! such drop; permanent entries never leave. An entry may count for several. Beyond its bound the cache
+//! gives up the entries that have been idle longest, and refuses new keys when none is idle. It never
+//! drops an entry that is in use.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -21,9 +22,13 @@ use tokio::time::Instant;
 pub struct CacheLimits {
     /// Time without a handle after which an entry goes.
     pub idle: Duration,
-    /// Most entries, permanent ones included.
+    /// Most entries, permanent ones included, each counted as often as it weighs. One that weighs more
+    /// than this has the cache for itself.
     pub capacity: usize,
 }
+
+/// How many entries one key counts for.
+type Weigh<K> = Box<dyn Fn(&K) -> usize + Send + Sync>;
 
 /// Every entry is in use and the cache is at its bound: the mesh is overloaded. Safe to retry once
 /// something else is done.
@@ -75,6 +80,7 @@ struct Slot<K, V> {
 
 struct Shared<K, V> {
     limits: CacheLimits,
+    weigh: Weigh<K>,
     state: Mutex<State<K, V>>,
     /// Wakes the sweeper: the first entry became idle, or the cache is gone.
     wake: Arc<Notify>,
@@ -83,12 +89,15 @@ struct Shared<K, V> {
 struct Entry<K, V> {
     slot: Arc<Slot<K, V>>,
     stay: Stay,
+    weight: usize,
     /// Its place in `State::idle`.
     idle: Option<u64>,
 }
 
 struct State<K, V> {
     entries: HashMap<K, Entry<K, V>>,
+    /// What they weigh together.
+    weight: usize,
     /// Idle entries in the order in which they became so, which is also the order in which they go:
     /// all wait equally long.
     idle: BTreeMap<u64, (Instant, Arc<Slot<K, V>>)>,
@@ -99,16 +108,31 @@ struct State<K, V> {
 impl<K: Clone + Eq + Hash + Send + Sync + 'static, V: Send + Sync + 'static> Cache<K, V> {
     /// An empty cache whose sweeper runs on `runtime` until the cache and its handles are gone.
     pub fn new(limits: CacheLimits, runtime: &runtime::Handle) -> Self {
+        Self::weighed(limits, |_| 1, runtime)
+    }
+
+    /// As `new`, where a key counts for as many entries as `weigh` says; always the same for one key.
+    pub fn weighed(
+        limits: CacheLimits,
+        weigh: impl Fn(&K) -> usize + Send + Sync + 'static,
+        runtime: &runtime::Handle,
+    ) -> Self {
         let wake = Arc::new(Notify::new());
-        let state =
-            State { entries: HashMap::new(), idle: BTreeMap::new(), next: 0, counts: CacheCounts::default() };
-        let shared = Arc::new(Shared { limits, state: Mutex::new(state), wake: wake.clone() });
+        let state = State {
+            entries: HashMap::new(),
+            weight: 0,
+            idle: BTreeMap::new(),
+            next: 0,
+            counts: CacheCounts::default(),
+        };
+        let weigh = Box::new(weigh);
+        let shared = Arc::new(Shared { limits, weigh, state: Mutex::new(state), wake: wake.clone() });
         runtime.spawn(sweep(Arc::downgrade(&shared), wake));
         Self { shared }
     }
 
     /// The entry of `key`, made by `make` if there is none. `make` runs under the cache's lock: it
-    /// must be quick and must not use the cache. At the bound, the entry idle longest makes room.
+    /// must be quick and must not use the cache. At the bound, the entries idle longest make room.
     pub fn lookup(&self, key: &K, make: impl FnOnce(&K) -> V) -> Result<Handle<K, V>, CacheFull> {
         self.enter(key, Stay::WhileUsed, make)
     }
@@ -138,25 +162,30 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static, V: Send + Sync + 'static> Cac
     }
 
     fn enter(&self, key: &K, stay: Stay, make: impl FnOnce(&K) -> V) -> Result<Handle<K, V>, CacheFull> {
-        let mut displaced = None; // dropped after the lock is released: dropping may end tasks
-        let mut state = self.shared.lock();
+        let mut displaced = Vec::new(); // dropped after the lock is released: dropping may end tasks
+        let mut guard = self.shared.lock();
+        let state = &mut *guard;
         let slot = match state.take_up(key, stay) {
             Some(slot) => slot,
             None => {
-                if state.entries.len() >= self.shared.limits.capacity {
-                    displaced = state.displace();
-                    if displaced.is_none() {
+                let capacity = self.shared.limits.capacity;
+                let weight = (self.shared.weigh)(key);
+                while state.weight > 0 && state.weight.saturating_add(weight) > capacity {
+                    let Some(slot) = state.displace() else {
                         state.counts.refused += 1;
-                        return Err(CacheFull { capacity: self.shared.limits.capacity });
-                    }
+                        drop(guard);
+                        return Err(CacheFull { capacity });
+                    };
+                    displaced.push(slot);
                 }
+                state.weight += weight;
                 let slot =
                     Arc::new(Slot { key: key.clone(), value: make(key), handles: AtomicUsize::new(1) });
-                state.entries.insert(key.clone(), Entry { slot: slot.clone(), stay, idle: None });
+                state.entries.insert(key.clone(), Entry { slot: slot.clone(), stay, weight, idle: None });
                 slot
             }
         };
-        drop(state);
+        drop(guard);
         drop(displaced);
         Ok(Handle { slot, shared: self.shared.clone() })
     }
@@ -179,9 +208,15 @@ impl<K: Clone + Eq + Hash, V> State<K, V> {
     /// Gives up the entry that has been idle longest.
     fn displace(&mut self) -> Option<Arc<Slot<K, V>>> {
         let (_, (_, slot)) = self.idle.pop_first()?;
-        self.entries.remove(&slot.key);
+        self.remove(&slot.key);
         self.counts.displaced += 1;
         Some(slot)
+    }
+
+    fn remove(&mut self, key: &K) {
+        if let Some(entry) = self.entries.remove(key) {
+            self.weight -= entry.weight;
+        }
     }
 
     /// Moves entries idle since before `since` into `gone`; says when the next one became idle.
@@ -192,7 +227,7 @@ impl<K: Clone + Eq + Hash, V> State<K, V> {
                 return Some(idle_since);
             }
             let (_, slot) = first.remove();
-            self.entries.remove(&slot.key);
+            self.remove(&slot.key);
             self.counts.expired += 1;
             gone.push(slot);
         }
@@ -383,6 +418,26 @@ mod tests {
         drop(fourth);
         cache.lookup(&5, |_| 0).unwrap();
         assert_eq!(keys(&cache), [2, 4, 5], "the one dropped first goes first");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_heavy_entry_takes_the_room_of_several_and_one_too_heavy_is_alone() {
+        let limits = CacheLimits { idle: IDLE, capacity: 4 };
+        let cache: Cache<u32, u32> = Cache::weighed(limits, |key| *key as usize, &runtime::Handle::current());
+        for light in [1, 2] {
+            drop(cache.lookup(&light, |_| 0).unwrap());
+        }
+        let three = cache.lookup(&3, |_| 0).unwrap();
+        assert_eq!((keys(&cache), cache.counts().displaced), (vec![3], 2));
+        cache.lookup(&2, |_| unreachable!()).unwrap_err();
+        let _one = cache.lookup(&1, |_| 0).unwrap();
+        drop(three);
+        pass(IDLE * 2).await;
+        let _three = cache.lookup(&3, |_| 0).unwrap();
+        assert_eq!(keys(&cache), [1, 3], "what left gives its weight back");
+        let alone: Cache<u32, u32> = Cache::weighed(limits, |key| *key as usize, &runtime::Handle::current());
+        let _nine = alone.lookup(&9, |_| 0).unwrap();
+        alone.lookup(&1, |_| unreachable!()).unwrap_err();
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,18 +4,19 @@
 //! its plan for each request. Profile and policy are watched together; a plan is compiled only when both
 //! have answered, and again whenever one of them changes. The last good plan stays in force.
 
-use crate::cache::{Cache, CacheFull, CacheLimits, Handle};
+use crate::cache::{Cache, CacheFull, Handle};
 use crate::compile::Compiler;
 use crate::lookup::{Discover, Live};
 use crate::plan::Plan;
+use crate::settings::Settings;
 use crate::stream::{Latest, Log};
+use crate::watched::{News, Publisher, Watcher};
 use arc_swap::ArcSwapOption;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime;
-use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use weft_model::address::Addr;
 use weft_model::policy::OutboundPolicy;
@@ -81,10 +82,15 @@ impl Asked {
     }
 }
 
-#[derive(Default)]
 struct State {
     plan: ArcSwapOption<Plan>,
-    changes: watch::Sender<Progress>,
+    changes: Publisher<Progress>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { plan: ArcSwapOption::empty(), changes: Publisher::new(Progress::Awaited) }
+    }
 }
 
 /// How far a destination is.
@@ -122,16 +128,14 @@ impl Destinations {
         self.shared.out_cache.counts().displaced + self.shared.in_cache.counts().displaced
     }
 
-    /// Destinations that are kept for the given limits after their last use.
-    pub fn new(
-        lookup: Discover,
-        compilers: (Compiler, Compiler),
-        limits: (CacheLimits, CacheLimits),
-        runtime: &runtime::Handle,
-    ) -> Self {
+    /// Destinations that are kept for a while after their last use.
+    pub fn new(lookup: Discover, compilers: (Compiler, Compiler), runtime: &runtime::Handle) -> Self {
         let (outbound, inbound) = compilers;
-        let out_cache = Cache::new(limits.0, runtime);
-        let in_cache = Cache::new(limits.1, runtime);
+        let settings = lookup.settings();
+        let (out_limits, in_limits) = (settings.outbound_cache(), settings.inbound_cache());
+        let asked = lookup.clone();
+        let out_cache = Cache::weighed(out_limits, move |addr| asked.settings().weight(addr), runtime);
+        let in_cache = Cache::weighed(in_limits, |_| Settings::PORT_WEIGHT, runtime);
         Self {
             shared: Arc::new(Shared {
                 lookup,
@@ -193,12 +197,17 @@ impl Destinations {
             lookup: self.shared.lookup.clone(),
             calls: logs.into_iter().flatten().flatten().collect(),
         };
+        let mut sources = match (profile, policy) {
+            (Ok(profile), Ok(policy)) => Some((Source { live: profile }, Source { live: policy })),
+            (Err(full), _) | (_, Err(full)) => {
+                state.refuse(full.to_string());
+                None
+            }
+        };
         let (addr, kept) = (addr.clone(), state.clone());
         let task = self.shared.runtime.spawn(async move {
-            let (mut profile, mut policy) = match (profile, policy) {
-                (Ok(profile), Ok(policy)) => (Source { live: profile }, Source { live: policy }),
-                (Err(full), _) | (_, Err(full)) => return kept.refuse(full.to_string()),
-            };
+            // Used where they were captured: there are thousands of these tasks, and a copy would count.
+            let Some((profile, policy)) = &mut sources else { return };
             loop {
                 match (profile.current(), policy.current()) {
                     (_, Current::Refused(message)) => kept.refuse(message),
@@ -264,18 +273,22 @@ pub enum Keep {
 impl State {
     fn put(&self, plan: Plan) {
         self.plan.store(Some(Arc::new(plan)));
-        self.changes.send_modify(|progress| {
+        self.changes.change(|progress| {
             *progress = match progress {
                 Progress::Planned(n) => Progress::Planned(*n + 1),
                 _ => Progress::Planned(1),
             };
+            News::Yes
         });
     }
 
     /// A refusal leaves a plan that is in force alone.
     fn refuse(&self, message: String) {
         if self.plan.load().is_none() {
-            self.changes.send_replace(Progress::Refused(message));
+            self.changes.change(|progress| {
+                *progress = Progress::Refused(message);
+                News::Yes
+            });
         }
     }
 }
@@ -308,17 +321,17 @@ impl Held {
     /// wait again for a control plane that does not answer.
     pub async fn plan(&self, within: Duration) -> Result<Arc<Plan>, NoPlan> {
         let destination = self.destination();
-        let mut changes = destination.state.changes.subscribe();
+        let mut changes = destination.state.changes.watch();
         let timed_out = || NoPlan::TimedOut { last_error: destination.asked.last_error() };
         let decided = async {
             loop {
                 if let Some(plan) = destination.plan() {
                     return Ok(plan);
                 }
-                if let Progress::Refused(message) = &*changes.borrow_and_update() {
-                    return Err(NoPlan::Refused { message: message.clone() });
+                if let Progress::Refused(message) = changes.take() {
+                    return Err(NoPlan::Refused { message });
                 }
-                if changes.changed().await.is_err() {
+                if changes.changed().await.is_none() {
                     return Err(timed_out());
                 }
             }
@@ -328,8 +341,8 @@ impl Held {
     }
 
     /// Hears of every new plan.
-    pub fn changes(&self) -> watch::Receiver<Progress> {
-        self.destination().state.changes.subscribe()
+    pub fn changes(&self) -> Watcher<Progress> {
+        self.destination().state.changes.watch()
     }
 
     fn destination(&self) -> &Destination {

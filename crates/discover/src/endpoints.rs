@@ -7,9 +7,8 @@
 
 use crate::error::DiscoverError;
 use crate::stream::{Daemon, Latest, Open, Progress, Publish, Rules, Sink, Watch};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::runtime;
@@ -71,20 +70,24 @@ struct State {
 
 #[derive(Default)]
 struct Set {
-    /// Boxed: a map makes room for eleven, and most names have fewer.
-    endpoints: BTreeMap<SocketAddr, Box<EndpointInfo>>,
+    /// By address. A map would make room for eleven, and most names have fewer.
+    #[expect(
+        clippy::vec_box,
+        reason = "one that comes in between moves the pointers of up to 100,000 others"
+    )]
+    endpoints: Vec<Box<EndpointInfo>>,
     exists: bool,
 }
 
 impl Endpoints {
     /// Starts following on `runtime`.
-    pub(crate) fn follow(open: Open<EndpointUpdate>, rules: Rules, runtime: &runtime::Handle) -> Self {
+    pub(crate) fn follow(open: Open<EndpointUpdate>, rules: Arc<Rules>, runtime: &runtime::Handle) -> Self {
         let (publish, watch) = Watch::new(Latest::Awaited);
         let shared = Arc::<Shared>::default();
         let sink = Follower { shared: shared.clone(), publish: publish.clone(), fresh: true, reset: None };
         let progress = publish.progress.clone();
         let daemon = Daemon { open, rules, progress, sink };
-        runtime.spawn(daemon.run_until(async move { publish.latest.closed().await }));
+        runtime.spawn(daemon.run_while_watched(publish.latest));
         Self { shared, watch }
     }
 
@@ -117,11 +120,7 @@ impl Endpoints {
 
     /// The present set, sorted by address; `None` before the first answer.
     pub fn list(&self) -> Option<Vec<EndpointInfo>> {
-        self.shared
-            .lock()
-            .set
-            .as_ref()
-            .map(|set| set.endpoints.values().map(|info| (**info).clone()).collect())
+        self.shared.lock().set.as_ref().map(|set| set.endpoints.iter().map(|info| (**info).clone()).collect())
     }
 }
 
@@ -152,9 +151,10 @@ impl Set {
                 self.add(infos);
             }
             Change::Add(infos) => self.add(infos),
-            Change::Remove(addrs) => addrs.iter().for_each(|addr| {
-                self.endpoints.remove(addr);
-            }),
+            Change::Remove(addrs) => {
+                let gone: BTreeSet<_> = addrs.iter().collect();
+                self.endpoints.retain(|info| !gone.contains(&info.addr));
+            }
             Change::Empty { exists } => {
                 self.endpoints.clear();
                 self.exists = *exists;
@@ -164,9 +164,30 @@ impl Set {
 
     fn add(&mut self, infos: &[EndpointInfo]) {
         self.exists = true;
+        if self.endpoints.is_empty() {
+            self.endpoints = infos.iter().cloned().map(Box::new).collect();
+            self.endpoints.sort_by_key(|info| info.addr);
+            // The sort keeps the order of equals, and the last of them counts.
+            self.endpoints.dedup_by(|later, kept| {
+                let same = later.addr == kept.addr;
+                if same {
+                    std::mem::swap(later, kept);
+                }
+                same
+            });
+            return self.endpoints.truncate(MAX_ENDPOINTS);
+        }
         for info in infos {
-            if self.endpoints.len() < MAX_ENDPOINTS || self.endpoints.contains_key(&info.addr) {
-                self.endpoints.insert(info.addr, Box::new(info.clone()));
+            match self.endpoints.binary_search_by_key(&info.addr, |known| known.addr) {
+                Ok(at) => {
+                    if let Some(known) = self.endpoints.get_mut(at) {
+                        **known = info.clone();
+                    }
+                }
+                Err(at) if self.endpoints.len() < MAX_ENDPOINTS => {
+                    self.endpoints.insert(at, Box::new(info.clone()));
+                }
+                Err(_) => {}
             }
         }
     }
@@ -174,7 +195,7 @@ impl Set {
     fn as_change(&self) -> Change {
         match self.endpoints.is_empty() {
             true => Change::Empty { exists: self.exists },
-            false => Change::Reset(self.endpoints.values().map(|info| (**info).clone()).collect()),
+            false => Change::Reset(self.endpoints.iter().map(|info| (**info).clone()).collect()),
         }
     }
 }
@@ -265,6 +286,7 @@ mod tests {
     use super::*;
     use EndpointUpdate::{Add, NoEndpoints, Remove};
     use futures_util::StreamExt;
+    use std::net::SocketAddr;
     use tokio::sync::mpsc;
     use weft_model::route::Backoff;
 
@@ -295,7 +317,7 @@ mod tests {
         }
 
         fn ports(&self) -> Vec<u16> {
-            self.0.lock().unwrap().1.endpoints.keys().map(SocketAddr::port).collect()
+            self.0.lock().unwrap().1.endpoints.iter().map(|info| info.addr.port()).collect()
         }
     }
 
@@ -328,7 +350,7 @@ mod tests {
         });
         let backoff = Backoff { min: Duration::from_millis(1), max: Duration::from_millis(1), jitter: 0.0 };
         let rules = Rules { backoff, limits: Default::default(), finals: &[] };
-        (Endpoints::follow(open, rules, &runtime::Handle::current()), server)
+        (Endpoints::follow(open, rules.into(), &runtime::Handle::current()), server)
     }
 
     async fn settle() {

@@ -19,3 +19,4 @@ pub mod received;
 pub mod settings;
 pub mod source;
 pub mod stream;
+pub mod watched;

@@ -1,7 +1,7 @@
 //! The front of discovery: one shared, kept-alive lookup for each destination.
 //!
-//! `plan.rs` asks here what the control plane says about an address and runs on the answers. Lookups of
-//! the same thing share one call; an entry goes when it has been unused for the idle time. Nothing here
+//! `destination.rs` asks here what the control plane says about an address and runs on the answers. Lookups of
+//! the same thing share one call, which ends with its last user. Nothing here
 //! waits for the control plane but the `first` methods, and those only for a bounded time.
 
 use crate::cache::{Cache, CacheCounts, Handle};
@@ -30,6 +30,9 @@ pub struct Discover {
 struct Inner {
     settings: Settings,
     source: Arc<dyn Source>,
+    rules: Arc<Rules>,
+    /// Of outbound policies, where more codes are final.
+    outbound_rules: Arc<Rules>,
     runtime: runtime::Handle,
     endpoints: Cache<NameAddr, Endpoints>,
     profiles: Cache<Addr, Watch<Profile>>,
@@ -111,13 +114,16 @@ impl Discover {
     /// Asks `source`; everything that keeps lookups alive runs on `runtime`. The ports that are to be
     /// watched from the start are asked for at once.
     pub fn new(settings: Settings, source: Arc<dyn Source>, runtime: &runtime::Handle) -> Self {
+        let (backoff, limits) = (settings.backoff, settings.limits);
         let inner = Arc::new(Inner {
             source,
+            rules: Arc::new(Rules { backoff, limits, finals: FINAL }),
+            outbound_rules: Arc::new(Rules { backoff, limits, finals: FINAL_OUTBOUND }),
             runtime: runtime.clone(),
-            endpoints: Cache::new(settings.outbound_lookups(), runtime),
-            profiles: Cache::new(settings.profile_lookups(), runtime),
-            outbound: Cache::new(settings.outbound_lookups(), runtime),
-            inbound: Cache::new(settings.inbound_cache(), runtime),
+            endpoints: Cache::new(settings.lookups(), runtime),
+            profiles: Cache::new(settings.lookups(), runtime),
+            outbound: Cache::new(settings.lookups(), runtime),
+            inbound: Cache::new(settings.lookups(), runtime),
             settings,
         });
         let discover = Self { inner };
@@ -146,7 +152,7 @@ impl Discover {
             let (source, dst) = (self.inner.source.clone(), dst.clone());
             Endpoints::follow(
                 Box::new(move || source.endpoints(&dst)),
-                self.rules(FINAL),
+                self.inner.rules.clone(),
                 &self.inner.runtime,
             )
         })?;
@@ -162,7 +168,7 @@ impl Discover {
             let (source, addr) = (self.inner.source.clone(), addr.clone());
             Watch::spawn(
                 Box::new(move || source.profile(&addr)),
-                self.rules(FINAL),
+                self.inner.rules.clone(),
                 None,
                 &self.inner.runtime,
             )
@@ -179,7 +185,7 @@ impl Discover {
         let held = self.inner.outbound.lookup(addr, |addr| {
             let (source, addr) = (self.inner.source.clone(), addr.clone());
             let open = Box::new(move || source.outbound_policy(&addr));
-            Watch::spawn(open, self.rules(FINAL_OUTBOUND), None, &self.inner.runtime)
+            Watch::spawn(open, self.inner.outbound_rules.clone(), None, &self.inner.runtime)
         })?;
         Ok(Some(self.live(held)))
     }
@@ -191,7 +197,7 @@ impl Discover {
         Ok(self.live(held))
     }
 
-    /// How every lookup is doing, in the order of [`Method::ALL`], at most twice `capacity` of each.
+    /// How every lookup is doing, in the order of [`Method::ALL`], at most `capacity` of each.
     pub fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
         self.inner.endpoints.visit(|dst, endpoints| {
@@ -219,15 +225,11 @@ impl Discover {
         }
     }
 
-    fn rules(&self, finals: &'static [Code]) -> Rules {
-        Rules { backoff: self.inner.settings.backoff, limits: self.inner.settings.limits, finals }
-    }
-
     fn watch_port(&self, port: NonZeroU16) -> Watch<InboundPolicy> {
         let source = self.inner.source.clone();
         let default = self.inner.settings.inbound.policy_of(port);
         let open = Box::new(move || source.inbound_policy(port));
-        Watch::spawn(open, self.rules(FINAL), Some(default), &self.inner.runtime)
+        Watch::spawn(open, self.inner.rules.clone(), Some(default), &self.inner.runtime)
     }
 
     fn live<K: Clone + Eq + Hash, T>(&self, held: Handle<K, Watch<T>>) -> Live<K, T> {
@@ -434,7 +436,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn users_of_one_destination_share_one_call_until_all_are_gone_for_the_idle_time() {
+    async fn users_of_one_destination_share_one_call_until_all_are_gone() {
         let (discover, oracle) = discover(Oracle::default(), Settings::default());
         let addr: Addr = "web.default.svc.cluster.local:80".parse().unwrap();
         let first = discover.outbound_policy(&addr).unwrap().unwrap();
@@ -443,17 +445,13 @@ mod tests {
         assert!(Arc::ptr_eq(&a.unwrap(), &b.unwrap()));
         drop(first);
         run_for(60 * SECOND).await;
-        drop(second);
-        run_for(4 * SECOND).await;
-        let third = discover.outbound_policy(&addr).unwrap().unwrap();
-        assert_eq!(third.first().await.unwrap().meta.name(), "told");
         assert_eq!((oracle.asked().len(), oracle.open()), (1, 1));
-        drop(third);
-        run_for(6 * SECOND).await;
+        drop(second);
+        run_for(SECOND / 100).await;
         assert_eq!((oracle.open(), discover.rows().len()), (0, 0));
         drop(discover.outbound_policy(&addr).unwrap());
         run_for(SECOND).await;
-        assert_eq!(oracle.asked(), ["outbound web.default.svc.cluster.local:80"]);
+        assert_eq!((oracle.asked().len(), oracle.open()), (1, 0), "asked anew, and given up again");
     }
 
     #[tokio::test(start_paused = true)]
@@ -541,7 +539,7 @@ mod tests {
                 self.0.lock().unwrap().push(change);
             }
         }
-        let (discover, oracle) = discover(Oracle::default(), Settings { capacity: 1, ..Settings::default() });
+        let (discover, oracle) = discover(Oracle::default(), Settings { capacity: 2, ..Settings::default() });
         let name = |n: u32| format!("s{n}.default.svc.cluster.local:80").parse::<NameAddr>().unwrap();
         let ear = Arc::new(Ear::default());
         let feed = discover.endpoints(&name(0)).unwrap().feed(ear.clone());
@@ -549,8 +547,8 @@ mod tests {
             drop(discover.endpoints(&name(n)).unwrap());
             run_for(Duration::from_millis(1)).await;
         }
-        assert_eq!(oracle.open(), 2);
-        assert_eq!(discover.counts(Method::Endpoints).displaced, 48);
+        assert_eq!(oracle.open(), 1);
+        assert_eq!(discover.counts(Method::Endpoints).expired, 49);
         assert_eq!(ear.0.lock().unwrap().len(), 1);
         assert_eq!(feed.endpoints().first().await.unwrap().endpoints, 1);
         let _held = discover.endpoints(&name(1)).unwrap();

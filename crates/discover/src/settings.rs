@@ -72,25 +72,30 @@ impl Settings {
         }
     }
 
-    /// Bounds of the caches of outbound lookups.
+    /// How many entries of the bound an outbound destination counts for: itself, and what is asked about it. Names
+    /// have endpoints.
+    pub fn weight(&self, addr: &Addr) -> usize {
+        let named = matches!(addr, Addr::Name(_));
+        1 + [named, self.has_profile(addr), self.has_policy(addr)].into_iter().filter(|asked| *asked).count()
+    }
+
+    /// How many a port of our own counts for: itself and its policy.
+    pub const PORT_WEIGHT: usize = 2;
+
+    /// Bounds of the destinations.
     pub fn outbound_cache(&self) -> CacheLimits {
         CacheLimits { idle: self.outbound_idle, capacity: self.capacity }
     }
 
-    /// Bounds of what is asked about those destinations. Twice as many: a destination that was pushed out holds its
-    /// lookups until its task has ended, and the one that pushed it out must not be refused because of them.
-    pub fn outbound_lookups(&self) -> CacheLimits {
-        CacheLimits { idle: self.outbound_idle, capacity: self.capacity.saturating_mul(2) }
-    }
-
-    /// Bounds of the profiles asked for: those of destinations, and those of the names that inbound requests bear.
-    pub fn profile_lookups(&self) -> CacheLimits {
-        CacheLimits { idle: self.outbound_idle, capacity: self.capacity.saturating_mul(3) }
-    }
-
-    /// Bounds of the cache of inbound lookups.
+    /// Bounds of the ports of our own.
     pub fn inbound_cache(&self) -> CacheLimits {
         CacheLimits { idle: self.inbound_idle, capacity: self.capacity }
+    }
+
+    /// Bounds of what is asked, of each method. A lookup goes with the last destination that was made from it, and
+    /// their cache is the one that keeps what is idle.
+    pub fn lookups(&self) -> CacheLimits {
+        CacheLimits { idle: Duration::ZERO, capacity: self.capacity }
     }
 
     fn covers(&self, ip: IpAddr) -> bool {

@@ -6,6 +6,7 @@
 //! cancelled. `lookup.rs` starts daemons and decides what is asked. It never blocks who listens.
 
 use crate::error::DiscoverError;
+use crate::watched::{News, Publisher, Watcher};
 use futures_util::{Stream, StreamExt};
 use std::fmt;
 use std::future::Future;
@@ -13,7 +14,6 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime;
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use weft_model::route::Backoff;
 use weft_wire::services::{Code, Status};
@@ -129,7 +129,7 @@ impl Progress {
 
 /// The latest answer of one watch. Clones listen to the same daemon, which ends with the last one.
 pub struct Watch<T> {
-    latest: watch::Receiver<Latest<T>>,
+    latest: Watcher<Latest<T>>,
     progress: Log,
 }
 
@@ -147,11 +147,11 @@ impl<T> fmt::Debug for Watch<T> {
 
 impl<T: PartialEq + Send + Sync + 'static> Watch<T> {
     /// Starts a daemon on `runtime`. With `initial`, that is the latest answer until one comes.
-    pub fn spawn(open: Open<T>, rules: Rules, initial: Option<T>, runtime: &runtime::Handle) -> Self {
+    pub fn spawn(open: Open<T>, rules: Arc<Rules>, initial: Option<T>, runtime: &runtime::Handle) -> Self {
         let initial = initial.map_or(Latest::Awaited, |value| Latest::Known(Arc::new(value)));
         let (publish, watch) = Watch::new(initial);
         let daemon = Daemon { open, rules, progress: publish.progress.clone(), sink: publish.clone() };
-        runtime.spawn(daemon.run_until(async move { publish.latest.closed().await }));
+        runtime.spawn(daemon.run_while_watched(publish.latest));
         watch
     }
 }
@@ -159,9 +159,9 @@ impl<T: PartialEq + Send + Sync + 'static> Watch<T> {
 impl<T: Send + Sync + 'static> Watch<T> {
     /// A watch without a daemon, and the end that publishes to it.
     pub(crate) fn new(initial: Latest<T>) -> (Publish<T>, Self) {
-        let (sender, latest) = watch::channel(initial);
-        let progress = Log::default();
-        (Publish { latest: Arc::new(sender), progress: progress.clone() }, Self { latest, progress })
+        let publisher = Publisher::new(initial);
+        let (latest, progress) = (publisher.watch(), Log::default());
+        (Publish { latest: Arc::new(publisher), progress: progress.clone() }, Self { latest, progress })
     }
 
     /// A watch that knows `value` and never anything else, for destinations that nobody is asked about.
@@ -171,30 +171,32 @@ impl<T: Send + Sync + 'static> Watch<T> {
 
     /// What is known now.
     pub fn latest(&self) -> Latest<T> {
-        self.latest.borrow().clone()
+        self.latest.get()
     }
 
     /// The answer, once there is one; waits for the first one at most as long as told. The daemon goes
     /// on whatever becomes of this future.
     pub async fn first(&self, within: Duration) -> Result<Arc<T>, DiscoverError> {
-        let mut latest = self.latest.clone();
-        let decided = latest.wait_for(|latest| !matches!(latest, Latest::Awaited));
+        let mut watcher = self.latest.clone();
+        let decided = async {
+            let mut latest = watcher.take();
+            while let Latest::Awaited = latest {
+                latest = watcher.changed().await?;
+            }
+            Some(latest)
+        };
         match tokio::time::timeout(within, decided).await {
-            Ok(Ok(decided)) => match &*decided {
-                Latest::Known(value) => Ok(value.clone()),
-                Latest::Refused(status) => Err(DiscoverError::Refused(status.clone())),
-                Latest::Awaited => Err(DiscoverError::Timeout(within)),
-            },
+            Ok(Some(Latest::Known(value))) => Ok(value),
+            Ok(Some(Latest::Refused(status))) => Err(DiscoverError::Refused(status)),
             // The daemon is gone without a decision only while the process shuts down.
-            Ok(Err(_)) | Err(_) => Err(DiscoverError::Timeout(within)),
+            Ok(Some(Latest::Awaited) | None) | Err(_) => Err(DiscoverError::Timeout(within)),
         }
     }
 
     /// Waits for news since the last call on this handle and gives it; `None` when there will never be
     /// any more. Cancel safe: news not given is given by the next call.
     pub async fn changed(&mut self) -> Option<Latest<T>> {
-        self.latest.changed().await.ok()?;
-        Some(self.latest.borrow_and_update().clone())
+        self.latest.changed().await
     }
 }
 
@@ -278,7 +280,7 @@ pub(crate) trait Sink<T>: Send {
 
 /// The publishing end of a watch. Clones publish to the same one.
 pub(crate) struct Publish<T> {
-    pub(crate) latest: Arc<watch::Sender<Latest<T>>>,
+    pub(crate) latest: Arc<Publisher<Latest<T>>>,
     pub(crate) progress: Log,
 }
 
@@ -291,24 +293,24 @@ impl<T> Clone for Publish<T> {
 impl<T> Publish<T> {
     /// A refusal is published unless there is a good answer, which stays in force.
     pub(crate) fn refuse(&self, status: Status) {
-        self.latest.send_if_modified(|latest| {
-            let first = matches!(latest, Latest::Awaited);
-            if first {
-                *latest = Latest::Refused(Arc::new(status));
+        self.latest.change(|latest| {
+            if !matches!(latest, Latest::Awaited) {
+                return News::No;
             }
-            first
+            *latest = Latest::Refused(Arc::new(status));
+            News::Yes
         });
     }
 }
 
 impl<T: PartialEq + Send + Sync> Sink<T> for Publish<T> {
     fn answer(&mut self, answer: T) {
-        self.latest.send_if_modified(|latest| {
-            let news = !matches!(latest, Latest::Known(value) if **value == answer);
-            if news {
-                *latest = Latest::Known(Arc::new(answer));
+        self.latest.change(|latest| {
+            if matches!(latest, Latest::Known(value) if **value == answer) {
+                return News::No;
             }
-            news
+            *latest = Latest::Known(Arc::new(answer));
+            News::Yes
         });
     }
 
@@ -320,7 +322,7 @@ impl<T: PartialEq + Send + Sync> Sink<T> for Publish<T> {
 /// Asks, again and again.
 pub(crate) struct Daemon<T, S> {
     pub(crate) open: Open<T>,
-    pub(crate) rules: Rules,
+    pub(crate) rules: Arc<Rules>,
     pub(crate) progress: Log,
     pub(crate) sink: S,
 }
@@ -340,13 +342,20 @@ struct Ended {
 }
 
 impl<T: Send + 'static, S: Sink<T>> Daemon<T, S> {
-    /// Runs until the control plane refuses for good, or `abandoned` resolves; then the call under way
-    /// is cancelled.
-    pub(crate) async fn run_until(mut self, abandoned: impl Future<Output = ()>) {
-        tokio::select! {
-            biased;
-            () = abandoned => {}
-            () = self.run() => self.progress.enter(Phase::Ended),
+    /// Runs until the control plane refuses for good, or nobody watches what is published; then the call under way
+    /// is cancelled. There is one for each watch, so it is written to be small: an `async fn` would hold its arguments
+    /// twice.
+    pub(crate) fn run_while_watched(
+        self,
+        published: Arc<Publisher<impl Clone + Send + 'static>>,
+    ) -> impl Future<Output = ()> + Send {
+        let mut this = self;
+        async move {
+            tokio::select! {
+                biased;
+                () = published.abandoned() => {}
+                () = this.run() => this.progress.enter(Phase::Ended),
+            }
         }
     }
 
@@ -553,7 +562,7 @@ mod tests {
         }
 
         fn watch(&self, rules: Rules) -> Watch<u32> {
-            Watch::spawn(self.open(), rules, None, &runtime::Handle::current())
+            Watch::spawn(self.open(), rules.into(), None, &runtime::Handle::current())
         }
 
         fn asked(&self) -> Vec<u128> {
@@ -712,7 +721,7 @@ mod tests {
         let (reply, sender) = held(&[]);
         let server = Server::new([reply]);
         let open = server.open();
-        let mut watch = Watch::spawn(open, RULES, Some(7), &runtime::Handle::current());
+        let mut watch = Watch::spawn(open, RULES.into(), Some(7), &runtime::Handle::current());
         assert_eq!(*watch.first(MS).await.unwrap(), 7);
         sender.send(Ok(7)).await.unwrap();
         run_for(MS).await;

@@ -114,7 +114,7 @@ async fn revoked(via: &Via, held: &Held, first: &Plan) -> Reason {
     }
     let mut changes = held.changes();
     loop {
-        if changes.changed().await.is_err() {
+        if changes.changed().await.is_none() {
             return std::future::pending().await;
         }
         let Some(plan) = held.plan_now() else { continue };

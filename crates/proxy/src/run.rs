@@ -478,8 +478,7 @@ fn destinations(
         compiler(&settings.outbound, outbound, Hop::Outbound, feed).shown_in(balancers),
         compiler(&settings.inbound, inbound, Hop::Inbound, none),
     );
-    let limits = (discover.settings().outbound_cache(), discover.settings().inbound_cache());
-    Destinations::new(discover, compilers, limits, data)
+    Destinations::new(discover, compilers, data)
 }
 
 /// Everything that accepts traffic.

@@ -53,11 +53,13 @@ async fn everything_is_asked_with_who_asks_and_answered() {
     let discover = discover(channel);
     let name: NameAddr = WEB.parse().unwrap();
     let web = Addr::Name(name.clone());
-    let known = discover.endpoints(&name).unwrap().first().await.unwrap();
+    let endpoints = discover.endpoints(&name).unwrap();
+    let known = endpoints.first().await.unwrap();
     assert_eq!((known.endpoints, known.exists), (1, true));
-    assert!(discover.profile(&web).unwrap().unwrap().first().await.unwrap().opaque);
-    let policy = discover.outbound_policy(&web).unwrap().unwrap().first().await.unwrap();
-    assert_eq!(policy.meta.name(), "told");
+    let profile = discover.profile(&web).unwrap().unwrap();
+    assert!(profile.first().await.unwrap().opaque);
+    let policy = discover.outbound_policy(&web).unwrap().unwrap();
+    assert_eq!(policy.first().await.unwrap().meta.name(), "told");
     let nobody = discover.outbound_policy(&"192.0.2.1:80".parse().unwrap()).unwrap().unwrap();
     assert!(has_no_policy(&nobody.first().await.unwrap_err()));
     let mut inbound = discover.inbound_policy(NonZeroU16::new(8080).unwrap()).unwrap();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::task::JoinSet;
 use weft_testkit::application::Application;
 use weft_testkit::client::{Raw, get};
-use weft_testkit::mesh::Mesh;
+use weft_testkit::mesh::{Mesh, Running};
 use weft_testkit::plane::{Manner, Said};
 use weft_testkit::until;
 
@@ -200,4 +200,28 @@ async fn the_state_page_shows_endpoints_lookups_and_identity() {
     assert_eq!((backend["known"].as_u64(), backend["ready"].as_u64()), (Some(1), Some(1)));
     assert_eq!(state["identity"]["id"], weft_testkit::mesh::identity("client"));
     assert!(!state["lookups"].as_array().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_destination_that_nobody_uses_is_given_up_with_all_that_was_asked_about_it() {
+    let app = Application::saying("here").await;
+    let mesh = Mesh::new();
+    mesh.facts.profile(WEB, Said::Told(Default::default()));
+    tell(&mesh, &[&app]);
+    let idle = |time| [("OUTBOUND_DISCOVERY_IDLE_TIMEOUT", time)];
+    let (brief, patient) =
+        (proxy_to(&mesh, "client", &idle("20ms")).await, proxy_to(&mesh, "client", &idle("10m")).await);
+    // How often the name stands in the state: as a destination, and once for each thing that is asked.
+    let known = async |proxy: &Running| {
+        let state = proxy.state().await;
+        let lookups = state["lookups"].as_array().unwrap().iter();
+        let about = lookups.filter(|row| row["about"].as_str().is_some_and(|about| about.contains(WEB)));
+        (state["outbound"].to_string().contains(WEB), about.count())
+    };
+    for proxy in [&brief, &patient] {
+        assert_eq!(get(proxy.upstream(), "/").await.body, b"here");
+    }
+    until("it is given up", async || known(&brief).await == (false, 0)).await;
+    assert_eq!(known(&patient).await, (true, 3), "profile, policy and endpoints");
+    assert_eq!(get(brief.upstream(), "/").await.body, b"here", "and found anew");
 }

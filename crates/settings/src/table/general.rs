@@ -102,9 +102,9 @@ pub(super) const LIMITS: &[Setting] = &[
     setting(
         "DISCOVERY_MAX_ENTRIES",
         SOME,
-        "Destinations, profiles and policies known at a time, per direction. An idle one takes about 10 KiB, and up to \
-         36 KiB where its profile, its policy and its endpoints are all watched (measured in a debug build), so where \
-         many names are called a memory limit of 64 MiB calls for a lower bound.",
+        "Destinations, and what the control plane is asked about them, known at a time, per direction: a name of the \
+         mesh counts four times, with its profile, its policy and its endpoints, another name twice, an address two or \
+         three times, a port of our own twice.",
     )
     .ours()
     .or("10000")
