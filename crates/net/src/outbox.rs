@@ -201,6 +201,17 @@ mod tests {
         assert!(outbox.lock().wakers.is_empty());
     }
 
+    #[test]
+    fn a_body_that_moves_to_another_connection_waits_in_none_but_that_ones_outbox() {
+        let (first, second) = (Outbox::default(), Outbox::default());
+        let mut moved = large(4).within(&first).within(&second);
+        let held = take(&mut moved);
+        assert_eq!((first.waiting(), second.waiting()), (0, held.len() * (64 << 10)));
+        // Sent over HTTP/1, it waits in none.
+        let mut plain = large(4).within(&first).without_outbox();
+        assert_eq!((take(&mut plain).len(), first.waiting()), (4, 0));
+    }
+
     #[tokio::test]
     async fn a_stream_held_back_is_woken_when_bytes_are_gone() {
         let outbox = Outbox::default();

@@ -73,17 +73,42 @@ impl LastName {
         };
         let canonical = canonical.and_then(|value| value.to_str().ok());
         let authority = canonical.or_else(|| matching::authority(request.uri(), request.headers()))?;
-        let last = self.0.load();
-        if last.as_ref().is_some_and(|last| *last.authority == *authority) {
-            return Some(last);
-        }
-        let held = match Addr::from_authority(authority, HTTP_PORT) {
+        Some(self.of(authority, || match Addr::from_authority(authority, HTTP_PORT) {
             Ok(Addr::Name(name)) => names.name(name),
             _ => None,
-        };
+        }))
+    }
+
+    /// The last name if it is this one, else this one from now on.
+    fn of(&self, authority: &str, find: impl FnOnce() -> Option<HeldName>) -> Guard<Option<Arc<Name>>> {
+        let last = self.0.load();
+        if last.as_ref().is_some_and(|last| *last.authority == *authority) {
+            return last;
+        }
         // Given as made: another stream may already have stored its own.
-        let made = Some(Arc::new(Name { authority: authority.into(), held }));
+        let made = Some(Arc::new(Name { authority: authority.into(), held: find() }));
         self.0.store(made.clone());
-        Some(Guard::from_inner(made))
+        Guard::from_inner(made)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_given_its_own_name_whatever_others_of_its_connection_bear() {
+        let last = LastName::default();
+        std::thread::scope(|scope| {
+            for own in ["a.example", "b.example", "c.example"] {
+                let last = &last;
+                scope.spawn(move || {
+                    for _ in 0..50_000 {
+                        let given = last.of(own, || None);
+                        assert_eq!(given.as_ref().map(|name| &*name.authority), Some(own));
+                    }
+                });
+            }
+        });
     }
 }

@@ -1,10 +1,11 @@
 //! The listener for applications that honour HTTP_PROXY.
 
 use crate::world::WEB;
+use std::net::{SocketAddr, UdpSocket};
 use tokio::io::AsyncWriteExt;
 use weft_model::destination::EndpointInfo;
 use weft_testkit::application::Application;
-use weft_testkit::client::{Raw, exchange};
+use weft_testkit::client::{Answer, Raw, exchange};
 use weft_testkit::mesh::{Mesh, Running};
 use weft_testkit::plane::Said;
 
@@ -75,7 +76,7 @@ async fn a_listener_on_all_addresses_is_itself_at_every_address_of_the_host() {
     let at = proxy.proxy.forward_proxy.unwrap();
     let mut hosts = vec!["127.0.0.1".to_owned(), "127.7.7.7".to_owned()];
     // The address that this host has towards others, if it has one. Nothing is sent.
-    let towards = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let towards = UdpSocket::bind("0.0.0.0:0").unwrap();
     if towards.connect("192.0.2.1:9").is_ok() {
         hosts.push(towards.local_addr().unwrap().ip().to_string());
     }
@@ -84,5 +85,26 @@ async fn a_listener_on_all_addresses_is_itself_at_every_address_of_the_host() {
         let answer = exchange(at, &format!("GET http://{target}/ HTTP/1.1\r\nhost: x\r\n\r\n")).await;
         assert_eq!(answer.status, 403, "{target}: {answer:?}");
         assert!(answer.header("weft-reason").starts_with("forbidden-target"), "{target}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn evidence_goes_to_the_own_application_and_not_to_clients_from_elsewhere() {
+    let mesh = Mesh::new();
+    mesh.facts.endpoints(WEB, Said::Told(Vec::new()));
+    let all = [("FORWARD_PROXY_LISTEN_ADDR", "0.0.0.0:0"), ("ALLOW_REMOTE_CLIENTS", "true")];
+    let proxy = mesh.proxy("client", &all).await;
+    let port = proxy.proxy.forward_proxy.unwrap().port();
+    let request = format!("GET http://{WEB}/ HTTP/1.1\r\nhost: {WEB}\r\n\r\n");
+    let own = exchange(SocketAddr::from(([127, 0, 0, 1], port)), &request).await;
+    let parts = |answer: &Answer| answer.header("weft-reason").split("; ").count();
+    assert!(parts(&own) > 3, "code, hop, phase and evidence: {own:?}");
+    // The address that this host has towards others, if it has one. Nothing is sent.
+    let towards = UdpSocket::bind("0.0.0.0:0").unwrap();
+    if towards.connect("192.0.2.1:9").is_ok() {
+        let remote = SocketAddr::new(towards.local_addr().unwrap().ip(), port);
+        let answer = exchange(remote, &request).await;
+        assert_eq!(parts(&answer), 3, "code, hop and phase: {answer:?}");
+        assert!(answer.header("weft-reason").starts_with("no-endpoints; hop=outbound"), "{answer:?}");
     }
 }
