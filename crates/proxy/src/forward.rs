@@ -221,6 +221,8 @@ struct Course<'a> {
     attempts: u32,
     /// The draw for the next attempt's backend.
     draw: f64,
+    /// How long the next attempt is to wait.
+    wait: Option<Duration>,
     /// Whether an answer was refused in favour of another one.
     retried: bool,
     /// Endpoints that did not process the request.
@@ -269,6 +271,7 @@ impl<'a> Course<'a> {
             deadline: limit.and_then(|l| started.checked_add(l)),
             attempts: 0,
             draw: fastrand::f64(),
+            wait: None,
             retried: false,
             refused_by: Vec::new(),
             waited: Duration::ZERO,
@@ -297,6 +300,9 @@ impl<'a> Course<'a> {
         }
         self.via.shared.unprocessed.deposit(self.started);
         loop {
+            if let Some(wait) = self.wait.take() {
+                Box::pin(self.pause(wait)).await;
+            }
             let now = if self.attempts == 0 { self.started } else { Instant::now() };
             let rule = self.rule;
             let draw = std::mem::replace(&mut self.draw, fastrand::f64());
@@ -362,20 +368,10 @@ impl<'a> Course<'a> {
         };
         unanswered.settled();
         match outcome {
-            Ok(Ok(response)) => {
-                if spare.is_some()
-                    && let Some(pause) = self.pause(Some(&response))
-                {
-                    pause.await;
-                }
-                self.judge(backend, (picked, sent), response, spare)
-            }
+            Ok(Ok(response)) => self.judge(backend, (picked, sent), response, spare),
             Ok(Err(error)) => Box::pin(self.lost(backend, (picked, sent), error, spare)).await,
             Err(Expired::Attempt(code)) => {
                 self.settle_failed(backend, (picked, sent), code);
-                if let Some(pause) = self.pause(None).filter(|_| code == Code::HeadersTimeout) {
-                    pause.await;
-                }
                 let again = match self.retry_policy() {
                     Some(policy) if code == Code::HeadersTimeout => self.policy_retry(policy, spare),
                     _ => None,
@@ -390,18 +386,10 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// The wait that the rule wants before the next attempt, cut off at the deadline; none if this answer (or, in
-    /// place of one, the lack of it) is not to be retried.
-    fn pause(&self, response: Option<&Response<Body>>) -> Option<Pin<Box<tokio::time::Sleep>>> {
-        let policy = self.retry_policy().filter(|policy| self.attempts <= policy.limit)?;
-        let wait = policy.backoff?.wait(self.attempts.saturating_sub(1), fastrand::f64());
-        let wants = response.is_none_or(|response| {
-            let retry = self.rule.retry.as_ref();
-            retry.is_some_and(|r| r.wants(&self.rule.classes, response.status(), response.headers()))
-        });
-        let until = Instant::now().checked_add(wait)?;
-        let until = self.deadline.map_or(until, |deadline| until.min(deadline));
-        wants.then(|| Box::pin(tokio::time::sleep_until(until.into())))
+    /// The distance between attempts that the policy wants, cut off at the deadline.
+    fn pause(&self, wait: Duration) -> tokio::time::Sleep {
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        tokio::time::sleep(left.map_or(wait, |left| left.min(wait)))
     }
 
     fn retry_policy(&self) -> Option<&'a RetryPolicy> {
@@ -442,6 +430,8 @@ impl<'a> Course<'a> {
         }
         metrics?.requests.inc();
         self.retried = true;
+        self.wait =
+            policy.backoff.map(|backoff| backoff.wait(self.attempts.saturating_sub(1), fastrand::f64()));
         Some(again)
     }
 

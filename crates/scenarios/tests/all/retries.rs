@@ -132,7 +132,7 @@ async fn a_retry_whose_answer_is_long_in_coming_still_arrives() {
 
 #[tokio::test]
 async fn retries_keep_the_distance_that_their_rule_wants() {
-    let pause = Duration::from_millis(150);
+    let pause = Duration::from_millis(300);
     let app = answering(&[503, 503]).await;
     let mut rule = retrying(2, to(WEB));
     if let Some(retry) = &mut rule.retry {
@@ -144,6 +144,9 @@ async fn retries_keep_the_distance_that_their_rule_wants() {
     assert!(begun.elapsed() >= 2 * pause, "{:?}", begun.elapsed());
     // What is not retried waits for nothing: two pauses would show.
     assert_eq!(counts(&proxy).await, [2.0, 1.0, 0.0, 0.0]);
+    // The pauses are nobody's: with them, the three attempts would have taken at least as long.
+    let attempts = proxy.metric("outbound_http_route_backend_response_duration_seconds_sum", &[]).await;
+    assert!(attempts < (2 * pause).as_secs_f64(), "{attempts}");
 }
 
 #[tokio::test]
