@@ -193,16 +193,16 @@ impl Mesh {
 
     /// The same without waiting.
     pub async fn unready_proxy(&self, name: &str, settings: &[(&str, &str)]) -> Running {
+        self.unready_proxy_on(Handle::current(), name, settings).await
+    }
+
+    /// The same with its data path on a runtime of the test's.
+    pub async fn unready_proxy_on(&self, data: Handle, name: &str, settings: &[(&str, &str)]) -> Running {
         let env = self.environment(name, settings);
         let values = Values::resolve(&Inputs { flags: &[], env: &env, file: &[], join: &[] }).unwrap();
         let settings = Settings::from_values(&values).unwrap();
-        let world = World {
-            settings,
-            shown_settings: values.to_json(),
-            log: None,
-            data: Handle::current(),
-            control: Handle::current(),
-        };
+        let world =
+            World { settings, shown_settings: values.to_json(), log: None, data, control: Handle::current() };
         Running { proxy: weft_proxy::start(world).await.unwrap() }
     }
 }

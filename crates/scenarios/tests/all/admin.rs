@@ -110,3 +110,21 @@ async fn a_local_client_may_begin_the_drain_where_that_is_turned_on() {
     assert_eq!((answer.status, answer.text().as_str()), (200, "shutdown\n"));
     weft_testkit::within("the drain", proxy.proxy.drained()).await;
 }
+
+#[tokio::test]
+async fn what_must_go_on_goes_on_while_the_data_path_stands_still() {
+    // A runtime that nobody drives: none of its tasks ever gets on.
+    let stuck = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut mesh = Mesh::new();
+    let settings = [("INBOUND_PORTS", "9"), ("CONTROL_KEEP_ALIVE_INTERVAL", "50ms")];
+    let proxy = mesh.unready_proxy_on(stuck.handle().clone(), "web", &settings).await;
+    until("it has its certificate", async || proxy.page("/ready").await.status == 200).await;
+    until("its policy is asked for", async || mesh.facts.asked("inbound 9") > 0).await;
+    assert_eq!(proxy.page("/metrics").await.status, 200);
+    // A successor of the control plane is found and asked as well.
+    mesh.start_plane(Manner::Talks).await;
+    let before = mesh.facts.asked("inbound 9");
+    until("its policy is asked for anew", async || mesh.facts.asked("inbound 9") > before).await;
+    assert_eq!(proxy.state().await["identity"]["issued"], 1);
+    tokio::task::spawn_blocking(move || drop((proxy, stuck))).await.unwrap();
+}
