@@ -229,6 +229,17 @@ pub enum Hop {
 }
 
 impl Hop {
+    /// Both.
+    pub const ALL: &'static [Hop] = &[Hop::Outbound, Hop::Inbound];
+
+    /// Who speaks, for people.
+    pub const fn about(self) -> &'static str {
+        match self {
+            Hop::Outbound => "the caller's proxy says so",
+            Hop::Inbound => "the called workload's proxy says so",
+        }
+    }
+
     /// The label value.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -262,6 +273,34 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// Every phase, in the order of a request.
+    pub const ALL: &'static [Phase] = &[
+        Phase::Accept,
+        Phase::Head,
+        Phase::Discovery,
+        Phase::Route,
+        Phase::Shed,
+        Phase::Queue,
+        Phase::Connect,
+        Phase::Request,
+        Phase::Response,
+    ];
+
+    /// What was being done, for people.
+    pub const fn about(self) -> &'static str {
+        match self {
+            Phase::Accept => "accepting the connection and finding out its protocol",
+            Phase::Head => "reading the request's head",
+            Phase::Discovery => "waiting for the destination's first answer",
+            Phase::Route => "choosing a rule, checking permission, running filters",
+            Phase::Shed => "refused at once, because the backend already fails fast",
+            Phase::Queue => "waiting in a backend's queue",
+            Phase::Connect => "connecting to the endpoint",
+            Phase::Request => "sending the request, waiting for the response's head",
+            Phase::Response => "passing the response's body on",
+        }
+    }
+
     /// The label value.
     pub const fn as_str(self) -> &'static str {
         match self {

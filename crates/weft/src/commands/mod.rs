@@ -4,6 +4,7 @@
 
 pub(crate) mod control;
 pub(crate) mod demo;
+pub(crate) mod explain;
 pub(crate) mod leash;
 pub(crate) mod mesh;
 pub(crate) mod proxy;
