@@ -157,11 +157,7 @@ fn verdicts(views: &Views) -> Vec<Value> {
     let all = views.read(verdict::verdicts);
     let notable = all.into_iter().filter(|v| v.state != State::Accepted || !v.notes.is_empty());
     let shown = notable.take(LIST_LIMIT).map(|v| {
-        let (state, about) = match v.state {
-            State::Accepted => ("accepted", None),
-            State::Conflicted { with, about } => ("conflicted", Some(format!("{about}, with {with}"))),
-            State::Dangling { missing } => ("dangling", Some(format!("{missing} is missing"))),
-        };
+        let (state, about) = (v.state.as_str(), v.state.why());
         let (object, file, line) = (v.key.to_string(), v.origin.file, v.origin.line);
         json!({ "object": object, "file": *file, "line": line, "state": state, "about": about, "notes": v.notes })
     });

@@ -27,8 +27,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Names followed at a time. Any client may bear any name, and each costs the control plane a stream.
 pub const NAMES: usize = 256;
 
-/// New names in [`PERIOD`], so that names that displace each other do not add up: the profile of one that was
-/// displaced is followed for a while longer.
+/// New names in [`PERIOD`]: each asks the control plane for a stream, and displaces another's.
 pub const NEW_NAMES: u32 = 64;
 
 /// The period of [`NEW_NAMES`].

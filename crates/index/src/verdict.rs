@@ -54,6 +54,26 @@ pub enum State {
     },
 }
 
+impl State {
+    /// In a word.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            State::Accepted => "accepted",
+            State::Conflicted { .. } => "conflicted",
+            State::Dangling { .. } => "dangling",
+        }
+    }
+
+    /// Why it is not in force, if it is not.
+    pub fn why(&self) -> Option<String> {
+        match self {
+            State::Accepted => None,
+            State::Conflicted { with, about } => Some(format!("{about}, with {with}")),
+            State::Dangling { missing } => Some(format!("{missing} is missing")),
+        }
+    }
+}
+
 /// Verdicts about all objects, ordered by namespace and kind. Costs time in all objects: for people,
 /// not for the path of a change.
 pub fn verdicts(index: &Index) -> Vec<Verdict> {

@@ -28,13 +28,29 @@ pub(crate) fn arguments(command: clap::Command) -> clap::Command {
         .arg(
             text("control-namespace", "NAME", "linkerd").help("Namespace of the control plane in identities"),
         )
-        .arg(text("cluster-domain", "DOMAIN", "cluster.local").help("Domain of services"))
+        .arg(cluster_domain())
         .arg(
             Arg::new("trust-domain")
                 .long("trust-domain")
                 .value_name("DOMAIN")
                 .help("Domain of identities [default: the cluster domain]"),
         )
+}
+
+/// The argument that names the domain of services.
+pub(crate) fn cluster_domain() -> Arg {
+    text("cluster-domain", "DOMAIN", "cluster.local").help("Domain of services")
+}
+
+/// The domain of services.
+pub(crate) fn domain(matches: &ArgMatches) -> Result<String, String> {
+    let text = matches.get_one::<String>("cluster-domain").cloned();
+    named("cluster-domain", text.unwrap_or(MeshNames::default().cluster_domain))
+}
+
+fn named(argument: &'static str, text: String) -> Result<String, String> {
+    let name = text.parse::<DnsName>().map_err(|e| format!("--{argument}: {e}; expected a DNS name"))?;
+    Ok(name.to_string())
 }
 
 fn text(name: &'static str, value: &'static str, default: &'static str) -> Arg {
@@ -49,19 +65,14 @@ pub(crate) fn state(matches: &ArgMatches) -> PathBuf {
 /// The names of the mesh.
 pub(crate) fn names(matches: &ArgMatches) -> Result<MeshNames, String> {
     let text = |name: &str| matches.get_one::<String>(name).cloned();
-    let domain = |name: &'static str, text: String| {
-        let name = text.parse::<DnsName>().map_err(|e| format!("--{name}: {e}; expected a DNS name"))?;
-        Ok::<_, String>(name.to_string())
-    };
     let defaults = MeshNames::default();
-    let cluster_domain = text("cluster-domain").unwrap_or(defaults.cluster_domain);
-    let cluster_domain = domain("cluster-domain", cluster_domain)?;
+    let cluster_domain = domain(matches)?;
     let trust_domain = match text("trust-domain") {
-        Some(text) => domain("trust-domain", text)?,
+        Some(text) => named("trust-domain", text)?,
         None => cluster_domain.clone(),
     };
     let namespace = text("control-namespace").unwrap_or(defaults.control_namespace);
-    let control_namespace = domain("control-namespace", namespace)?;
+    let control_namespace = named("control-namespace", namespace)?;
     Ok(MeshNames { control_namespace, cluster_domain, trust_domain })
 }
 

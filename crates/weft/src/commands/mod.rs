@@ -2,6 +2,7 @@
 //!
 //! Called by `main` alone. Knows no command in particular.
 
+pub(crate) mod check;
 pub(crate) mod control;
 pub(crate) mod demo;
 pub(crate) mod explain;

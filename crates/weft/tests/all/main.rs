@@ -2,6 +2,7 @@
 
 mod admin;
 mod beside;
+mod check;
 mod command_line;
 mod demo;
 mod hostile;
