@@ -14,8 +14,7 @@ use tonic::Streaming;
 use weft_control::Options;
 use weft_identity::authority::{Authority, Lifetimes};
 use weft_identity::store::{LocalName, Store};
-use weft_model::identity::{Id, MeshNames, TlsTarget};
-use weft_model::policy::DefaultPolicy;
+use weft_model::identity::{Id, TlsTarget};
 use weft_net::body::Body;
 use weft_net::socket::{self, SocketOptions};
 use weft_net::stream::Stream;
@@ -134,11 +133,7 @@ fn options(home: &Path) -> Result<Options, Failure> {
         listen: any,
         names: vec![NAME.parse()?],
         admin: any,
-        mesh: MeshNames::default(),
-        cluster_networks: Vec::new(),
-        default_policy: DefaultPolicy::AllUnauthenticated,
-        opaque_ports: Default::default(),
-        zone_weights: weft_index::config::ZoneWeights::Even,
+        config: weft_index::Config { default_opaque_ports: Default::default(), ..Default::default() },
         issuer: None,
         issuance_lifetime: Duration::from_secs(24 * 3600),
         connections: 4096,

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use weft_identity::authority::{Authority, Role};
 use weft_identity::store::Store;
-use weft_index::verdict::{self, State};
+use weft_index::verdict::{self, State, Verdict};
 use weft_net::body::Body;
 use weft_net::stream::Stream;
 use weft_net::{drain, web};
@@ -156,12 +156,19 @@ fn manifests(sources: &Sources, out: &mut Exposition) {
 fn verdicts(views: &Views) -> Vec<Value> {
     let all = views.read(verdict::verdicts);
     let notable = all.into_iter().filter(|v| v.state != State::Accepted || !v.notes.is_empty());
-    let shown = notable.take(LIST_LIMIT).map(|v| {
-        let (state, about) = (v.state.as_str(), v.state.why());
-        let (object, file, line) = (v.key.to_string(), v.origin.file, v.origin.line);
-        json!({ "object": object, "file": *file, "line": line, "state": state, "about": about, "notes": v.notes })
-    });
-    shown.collect()
+    notable.take(LIST_LIMIT).map(|v| told(&v)).collect()
+}
+
+fn told(verdict: &Verdict) -> Value {
+    json!({
+        "object": verdict.key.to_string(),
+        "file": *verdict.origin.file,
+        "line": verdict.origin.line,
+        "state": verdict.state.as_str(),
+        "about": verdict.state.why(),
+        "notes": verdict.notes,
+        "differs": verdict.differs,
+    })
 }
 
 /// When a certificate of ours ends.

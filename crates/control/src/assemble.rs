@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use weft_identity::authority::{Authority, Lifetimes};
 use weft_identity::store::LocalName;
 use weft_identity::token::Validator;
-use weft_index::{Config, Index, PortList};
+use weft_index::Index;
 use weft_model::identity::Id;
 use weft_net::drain::{self, Trigger};
 use weft_net::socket::{self, SocketOptions};
@@ -83,7 +83,7 @@ pub async fn start(options: Options, log: Option<LogLevel>) -> Result<Control, C
     let stores = names.map(|name| OwnNames::store(&authority, name)).collect();
     let own = OwnNames::issue(&authority, stores).map_err(|e| ControlError::Identity(e.to_string()))?;
 
-    let views = Views::new(Index::new(config(&options)));
+    let views = Views::new(Index::new(options.config.clone()));
     views.export(&metrics);
     let (sources, mut tasks) = sources::follow(&options, &views).await;
 
@@ -125,26 +125,10 @@ fn authority(options: &Options) -> Result<Authority, ControlError> {
     let opened = match &options.issuer {
         Some(files) => Authority::load_now(files.clone(), lifetimes),
         None => {
-            let name = format!("root.{}.{}", options.mesh.control_namespace, options.mesh.trust_domain);
+            let mesh = &options.config.mesh;
+            let name = format!("root.{}.{}", mesh.control_namespace, mesh.trust_domain);
             Authority::open_now(&options.state, &name, lifetimes)
         }
     };
     opened.map_err(|e| ControlError::Identity(e.to_string()))
-}
-
-fn config(options: &Options) -> Config {
-    let ports: Vec<String> = options.opaque_ports.iter().map(ToString::to_string).collect();
-    let defaults = Config::default();
-    let networks = match options.cluster_networks.is_empty() {
-        true => defaults.cluster_networks.clone(),
-        false => options.cluster_networks.clone(),
-    };
-    Config {
-        mesh: options.mesh.clone(),
-        cluster_networks: networks,
-        default_policy: options.default_policy,
-        default_opaque_ports: PortList::parse(&ports.join(",")).0,
-        zone_weights: options.zone_weights,
-        ..defaults
-    }
 }

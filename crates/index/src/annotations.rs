@@ -37,6 +37,11 @@ const PENALIZE: &str = "balancer.alpha.linkerd.io/penalize-failures";
 const BIASER_PENALTY: &str = "balancer.alpha.linkerd.io/load-biaser-penalty";
 const BIASER_RETRY_AFTER: &str = "balancer.alpha.linkerd.io/load-biaser-max-retry-after";
 
+/// Ours: whether a retry waits for as long as the response's `Retry-After` asks.
+const RESPECT_RETRY_AFTER: &str = "weft/respect-retry-after";
+const RETRY_HTTP: &str = "retry.linkerd.io/http";
+const RETRY_GRPC: &str = "retry.linkerd.io/grpc";
+
 /// Annotations as objects carry them.
 pub type Annotations = BTreeMap<String, String>;
 
@@ -174,27 +179,55 @@ pub fn timeouts(annotations: &Annotations) -> Result<Timeouts, String> {
 /// Retries of HTTP requests that annotations ask for (§1F.6), `None` if they ask for none. The error
 /// says which annotation is wrong; nothing is retried then.
 pub fn http_retry(annotations: &Annotations) -> Result<Option<RetryPolicy>, String> {
-    const HTTP: &str = "retry.linkerd.io/http";
+    let http = listed(annotations, RETRY_HTTP, |part| {
+        statuses(part).ok_or("neither `5xx`, `gateway-error`, a status nor a range of statuses")
+    })?;
+    retry(annotations, RETRY_HTTP, |policy| policy.http = http)
+}
+
+/// Retries of gRPC requests that annotations ask for, as [`http_retry`].
+pub fn grpc_retry(annotations: &Annotations) -> Result<Option<RetryPolicy>, String> {
+    let grpc = listed(annotations, RETRY_GRPC, |part| match part {
+        "cancelled" => Ok(1),
+        "deadline-exceeded" => Ok(4),
+        "resource-exhausted" => Ok(8),
+        "internal" => Ok(13),
+        "unavailable" => Ok(14),
+        _ => Err("none of cancelled, deadline-exceeded, internal, resource-exhausted, unavailable"),
+    })?;
+    retry(annotations, RETRY_GRPC, |policy| policy.grpc = grpc)
+}
+
+/// Reads a comma-separated list.
+fn listed<T>(
+    annotations: &Annotations,
+    key: &str,
+    read: impl Fn(&str) -> Result<T, &'static str>,
+) -> Result<Vec<T>, String> {
+    let parts = annotations.get(key).into_iter().flat_map(|text| text.split(',')).map(str::trim);
+    parts.map(|part| read(part).map_err(|wanted| format!("{key}: `{part}` is {wanted}"))).collect()
+}
+
+/// What all retries have in common; `condition` is the annotation that says what is retried.
+fn retry(
+    annotations: &Annotations,
+    condition: &str,
+    fill: impl FnOnce(&mut RetryPolicy),
+) -> Result<Option<RetryPolicy>, String> {
     const LIMIT: &str = "retry.linkerd.io/limit";
     const TIMEOUT: &str = "retry.linkerd.io/timeout";
-    if ![HTTP, LIMIT, TIMEOUT].iter().any(|key| annotations.contains_key(*key)) {
+    if ![condition, LIMIT, TIMEOUT].iter().any(|key| annotations.contains_key(*key)) {
         return Ok(None);
-    }
-    let mut http = Vec::new();
-    for part in annotations.get(HTTP).into_iter().flat_map(|t| t.split(',')).map(str::trim) {
-        http.push(statuses(part).ok_or_else(|| {
-            format!("{HTTP}: `{part}` is neither `5xx`, `gateway-error`, a status nor a range of statuses")
-        })?);
     }
     let limit = match number(annotations, LIMIT, 1u32)? {
         0 => 1,
         limit => limit,
     };
     let timeout = span(annotations, TIMEOUT, Duration::ZERO)?;
-    Ok(Some(RetryPolicy {
+    let mut policy = RetryPolicy {
         limit,
         max_request_bytes: 65_536,
-        http,
+        http: Vec::new(),
         grpc: Vec::new(),
         timeout: Some(timeout).filter(|t| !t.is_zero()),
         backoff: Some(Backoff {
@@ -202,8 +235,10 @@ pub fn http_retry(annotations: &Annotations) -> Result<Option<RetryPolicy>, Stri
             max: Duration::from_millis(250),
             jitter: 1.0,
         }),
-        respect_retry_after: false,
-    }))
+        respect_retry_after: flag(annotations, RESPECT_RETRY_AFTER)?,
+    };
+    fill(&mut policy);
+    Ok(Some(policy))
 }
 
 fn statuses(part: &str) -> Option<StatusRange> {
@@ -343,5 +378,17 @@ mod tests {
         let retry = http_retry(&given(&[("retry.linkerd.io/limit", "0")])).unwrap().unwrap();
         assert_eq!((retry.limit, retry.http.len(), retry.max_request_bytes), (1, 0, 65_536));
         assert!(http_retry(&given(&[("retry.linkerd.io/http", "4xx")])).is_err());
+
+        assert_eq!(grpc_retry(&given(&[("retry.linkerd.io/http", "5xx")])), Ok(None));
+        let retry = grpc_retry(&given(&[
+            ("retry.linkerd.io/grpc", "cancelled,deadline-exceeded, resource-exhausted,internal,unavailable"),
+            ("weft/respect-retry-after", "true"),
+        ]));
+        let retry = retry.unwrap().unwrap();
+        assert_eq!(
+            (retry.grpc, retry.http, retry.respect_retry_after),
+            (vec![1, 4, 8, 13, 14], vec![], true)
+        );
+        assert!(grpc_retry(&given(&[("retry.linkerd.io/grpc", "not-found")])).is_err());
     }
 }

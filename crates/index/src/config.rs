@@ -35,6 +35,10 @@ pub struct Config {
     pub http2: Option<Http2Params>,
     /// Whether proxies obey `l5d-retry-*` and `l5d-timeout*` request headers.
     pub request_headers: RequestHeaders,
+    /// Whether a route needs leave to lead to another namespace's service. The peer never asks for it.
+    pub reference_grants: ReferenceGrants,
+    /// The namespace whose egress networks are for clients of every namespace that has none.
+    pub egress_namespace: String,
 }
 
 impl Default for Config {
@@ -60,6 +64,8 @@ impl Default for Config {
                 ..Http2Params::default()
             }),
             request_headers: RequestHeaders::Ignored,
+            reference_grants: ReferenceGrants::Ignored,
+            egress_namespace: "linkerd-egress".into(),
         }
     }
 }
@@ -109,4 +115,13 @@ pub enum RequestHeaders {
     Obeyed,
     /// They may not.
     Ignored,
+}
+
+/// Whether a route needs a `ReferenceGrant` to lead to a service of another namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReferenceGrants {
+    /// It does not, as in the peer.
+    Ignored,
+    /// It does, as the Gateway API has it.
+    Required,
 }

@@ -6,11 +6,13 @@
 use crate::annotations::PortList;
 use crate::config::Config;
 use crate::entry::{PortLists, WorkloadEntry};
+use crate::kept::{Parent, as_route};
 use crate::scope::Scope;
 use crate::touched::Touched;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use weft_model::attach::{BackendKind, ParentKind, RouteResource};
 use weft_model::name::DnsName;
 use weft_model::object::{Change, Key, Kind, Metadata, Object};
 use weft_model::service::{EndpointSlice, Namespace, Service, ServiceName, ServiceProfile};
@@ -24,6 +26,10 @@ pub struct Index {
     scopes: BTreeMap<String, Scope>,
     services_at: BTreeMap<IpAddr, BTreeSet<ServiceName>>,
     workloads_at: BTreeMap<IpAddr, BTreeSet<WorkloadName>>,
+    /// Routes by what they attach to.
+    routes_of: BTreeMap<Parent, BTreeSet<Key>>,
+    /// Routes by the services that they lead to.
+    routes_to: BTreeMap<ServiceName, BTreeSet<Key>>,
 }
 
 impl Index {
@@ -34,6 +40,8 @@ impl Index {
             scopes: BTreeMap::new(),
             services_at: BTreeMap::new(),
             workloads_at: BTreeMap::new(),
+            routes_of: BTreeMap::new(),
+            routes_to: BTreeMap::new(),
         }
     }
 
@@ -67,6 +75,7 @@ impl Index {
                 s.workloads.values().map(|w| Object::ExternalWorkload(w.object.clone())).collect()
             }))
             .chain(of_each(|s| s.profiles.values().cloned().map(Object::ServiceProfile).collect()))
+            .chain(of_each(|s| s.kept.objects().cloned().collect()))
     }
 
     fn put(&mut self, key: Key, object: Option<Object>, touched: &mut Touched) {
@@ -92,6 +101,7 @@ impl Index {
                 self.put_profile(&key, Some(o), touched)
             }
             (Kind::ServiceProfile, _) => self.put_profile(&key, None, touched),
+            (_, object) => self.put_policy(&key, object, touched),
         }
         if self.scopes.get(&scope_name).is_some_and(Scope::is_empty) {
             self.scopes.remove(&scope_name);
@@ -144,6 +154,7 @@ impl Index {
             }
             touch_service(service, touched);
         }
+        self.touch_routes_to(&name, touched);
         touched.services.insert(name.clone());
         touched.endpoints.insert(name);
     }
@@ -230,6 +241,84 @@ impl Index {
         }
     }
 
+    /// Sets or removes a server, authorization, route or the like.
+    fn put_policy(&mut self, key: &Key, new: Option<Object>, touched: &mut Touched) {
+        let scope = self.scopes.entry(key.namespace.clone()).or_default();
+        let old = scope.kept.put(key.kind, &key.name, new.clone());
+        if same_object(&old, &new) {
+            return;
+        }
+        if let Some(route) = old.as_ref().and_then(as_route) {
+            relate(&mut self.routes_of, key, parents_of(key, route), Relation::Ends);
+            relate(&mut self.routes_to, key, backends_of(key, route), Relation::Ends);
+        }
+        if let Some(route) = new.as_ref().and_then(as_route) {
+            relate(&mut self.routes_of, key, parents_of(key, route), Relation::Begins);
+            relate(&mut self.routes_to, key, backends_of(key, route), Relation::Begins);
+        }
+        match key.kind {
+            Kind::MeshTlsAuthentication | Kind::NetworkAuthentication => {
+                let name = ServiceName { namespace: key.namespace.clone(), name: key.name.clone() };
+                let requiring = self.scopes.iter().filter(|(_, scope)| scope.kept.requires(key.kind, &name));
+                touched.inbound.extend(requiring.map(|(namespace, _)| namespace.clone()));
+            }
+            Kind::EgressNetwork => {
+                self.touch_egress(&key.namespace, touched);
+                let name = ServiceName { namespace: key.namespace.clone(), name: key.name.clone() };
+                self.touch_parent(&Parent::egress(&name), touched);
+            }
+            Kind::ReferenceGrant => {
+                let from = ServiceName { namespace: key.namespace.clone(), name: String::new() };
+                let here: Vec<ServiceName> = self
+                    .routes_to
+                    .range(from..)
+                    .map(|(service, _)| service)
+                    .take_while(|service| service.namespace == key.namespace)
+                    .cloned()
+                    .collect();
+                here.iter().for_each(|service| self.touch_routes_to(service, touched));
+            }
+            _ => {
+                for route in old.iter().chain(&new).filter_map(as_route) {
+                    parents_of(key, route).for_each(|parent| self.touch_parent(&parent, touched));
+                }
+                // Servers and authorizations; routes because they may attach to a server.
+                touched.inbound.insert(key.namespace.clone());
+            }
+        }
+    }
+
+    /// Routes lead to a service that changed: what they attach to has another policy.
+    fn touch_routes_to(&self, service: &ServiceName, touched: &mut Touched) {
+        let routes = self.routes_to.get(service).into_iter().flatten();
+        for key in routes {
+            let route = self.scopes.get(&key.namespace).and_then(|s| s.kept.route(key.kind, &key.name));
+            for parent in route.into_iter().flat_map(|route| parents_of(key, route)) {
+                self.touch_parent(&parent, touched);
+            }
+        }
+    }
+
+    fn touch_parent(&self, parent: &Parent, touched: &mut Touched) {
+        match parent.kind {
+            ParentKind::Service => {
+                touched.addresses.extend(self.service(&parent.name).iter().flat_map(|s| s.virtual_ips()));
+                touched.services.insert(parent.name.clone());
+            }
+            _ => self.touch_egress(&parent.name.namespace, touched),
+        }
+    }
+
+    fn touch_egress(&self, namespace: &str, touched: &mut Touched) {
+        let everybody = namespace == self.config.egress_namespace;
+        touched.egress.insert(if everybody { String::new() } else { namespace.to_owned() });
+    }
+
+    /// The routes that attach to something.
+    pub(crate) fn routes_of(&self, parent: &Parent) -> impl Iterator<Item = &Key> {
+        self.routes_of.get(parent).into_iter().flatten()
+    }
+
     /// The service that a profile of this name is for.
     pub(crate) fn profiled_service(&self, profile: &str) -> Option<ServiceName> {
         let name: DnsName = profile.parse().ok()?;
@@ -302,6 +391,57 @@ impl Index {
     pub(crate) fn opaque_default(&self, namespace: &str) -> &PortList {
         let of_namespace = self.scopes.get(namespace).and_then(|s| s.ports.opaque.as_ref());
         of_namespace.unwrap_or(&self.config.default_opaque_ports)
+    }
+}
+
+/// Whether two versions of an object have the same effect, wherever they were read.
+fn same_object(a: &Option<Object>, b: &Option<Object>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => {
+            let mut moved = b.clone();
+            moved.meta_mut().origin = a.meta().origin.clone();
+            *a == moved
+        }
+        _ => false,
+    }
+}
+
+/// What a route attaches to outside of its own workloads.
+fn parents_of(key: &Key, route: &RouteResource) -> impl Iterator<Item = Parent> {
+    let shaping = |kind: &ParentKind| matches!(kind, ParentKind::Service | ParentKind::EgressNetwork);
+    let parents = route.parents.iter().filter(move |parent| shaping(&parent.kind));
+    parents.map(|parent| Parent { kind: parent.kind.clone(), name: parent.target(&key.namespace) })
+}
+
+/// The services that a route leads to.
+fn backends_of(key: &Key, route: &RouteResource) -> impl Iterator<Item = ServiceName> {
+    let backends = route.rules.iter().flat_map(|rule| &rule.backends);
+    backends.filter(|b| b.kind == BackendKind::Service).map(|backend| backend.target(&key.namespace))
+}
+
+/// Whether a relation comes or goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Relation {
+    Begins,
+    Ends,
+}
+
+fn relate<T: Ord>(
+    all: &mut BTreeMap<T, BTreeSet<Key>>,
+    key: &Key,
+    targets: impl Iterator<Item = T>,
+    relation: Relation,
+) {
+    for target in targets {
+        if relation == Relation::Begins {
+            all.entry(target).or_default().insert(key.clone());
+        } else if let Some(keys) = all.get_mut(&target) {
+            keys.remove(key);
+            if keys.is_empty() {
+                all.remove(&target);
+            }
+        }
     }
 }
 

@@ -1,37 +1,48 @@
 //! Outbound policies: how a destination is spoken to (§1F).
 //!
-//! Only `resolve.rs` calls this. Routes will attach where [`Index::service_policy`] builds the default
-//! ones; until there are route resources, every service has the default routes.
+//! Only `resolve.rs` and `why.rs` call this. The routes that attach to a service are found in `attach.rs` and made in
+//! `routes.rs`; a service without any has the default ones of this page.
 
-use crate::annotations::{failure_accrual, http_retry, load, timeouts};
+use crate::annotations::{Annotations, failure_accrual, grpc_retry, http_retry, load, timeouts};
 use crate::answer::{Refusal, RefusalKind};
+use crate::attach::Class;
 use crate::config::RequestHeaders;
 use crate::index::Index;
+use crate::kept::Parent;
+use crate::order::exact_first;
 use crate::profiles::service_host;
+use crate::routes::{Ground, forward, service_meta};
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
-use std::time::Duration;
 use weft_model::address::NameAddr;
-use weft_model::destination::EndpointInfo;
-use weft_model::meta::{Meta, Resource};
+use weft_model::meta::Meta;
 use weft_model::policy::{FailureAccrual, HttpRoutes, OutboundPolicy, OutboundProtocol, TcpRoute};
 use weft_model::route::{
-    Backend, Dispatch, Distribution, Filter, HttpMatch, LoadParams, PathMatch, Queue, RequestMatch,
-    RetryPolicy, Route, RouteBackend, Rule, Timeouts,
+    Distribution, Filter, HttpMatch, LoadParams, PathMatch, RequestMatch, RetryPolicy, Route, RouteBackend,
+    Rule, Timeouts,
 };
-use weft_model::service::{Service, ServiceName};
-
-/// The waiting room of every backend (§1F.4).
-const QUEUE: Queue = Queue { capacity: 100, failfast: Duration::from_secs(3) };
+use weft_model::service::ServiceName;
 
 /// What a service's `appProtocol` and annotations make of its port (§1F.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Speaks {
+pub(crate) enum Speaks {
     Detect,
     Http1,
     Http2,
     Opaque,
+}
+
+impl Speaks {
+    /// The kinds of routes that can shape what is spoken.
+    pub(crate) fn classes(self) -> &'static [Class] {
+        match self {
+            Speaks::Detect => &[Class::Grpc, Class::Http, Class::Tls, Class::Tcp],
+            Speaks::Http1 => &[Class::Http],
+            Speaks::Http2 => &[Class::Grpc, Class::Http],
+            Speaks::Opaque => &[Class::Tcp],
+        }
+    }
 }
 
 impl Index {
@@ -39,20 +50,25 @@ impl Index {
     pub(crate) fn outbound_by_address(
         &self,
         addr: SocketAddr,
-        _namespace: &str,
+        namespace: &str,
     ) -> Result<OutboundPolicy, Refusal> {
         let not_found = || Refusal::new(RefusalKind::NotFound, format!("{addr} belongs to no service"));
         let port = NonZeroU16::new(addr.port()).ok_or_else(not_found)?;
         if let Some(service) = self.service_at(addr.ip()) {
             return Ok(match service.port(port) {
-                Some(_) => self.service_policy(Some(service), &service.name(), port),
+                Some(_) => self.service_policy(&service.name(), port, namespace),
                 None => undefined_port(&service.name(), port),
             });
         }
         // The peer looks only at the networks. A workload may be outside of them; forwarding to its
         // address as if it were a stranger would lose its identity, its profile has it.
-        let ours = self.config().cluster_networks.iter().any(|net| net.contains(&addr.ip()));
-        match ours || !self.workloads_at(addr.ip()).is_empty() {
+        if !self.workloads_at(addr.ip()).is_empty() {
+            return Err(not_found());
+        }
+        if let Some(network) = self.egress_network_at(addr.ip(), namespace) {
+            return self.egress_policy(network, addr, namespace).ok_or_else(not_found);
+        }
+        match self.config().cluster_networks.iter().any(|net| net.contains(&addr.ip())) {
             true => Err(not_found()),
             false => Ok(self.egress_fallback(addr)),
         }
@@ -63,58 +79,88 @@ impl Index {
         &self,
         name: &ServiceName,
         port: NonZeroU16,
-        _namespace: &str,
+        namespace: &str,
     ) -> OutboundPolicy {
-        self.service_policy(self.service(name).map(Arc::as_ref), name, port)
+        self.service_policy(name, port, namespace)
     }
 
-    fn service_policy(
-        &self,
-        service: Option<&Service>,
-        name: &ServiceName,
-        port: NonZeroU16,
-    ) -> OutboundPolicy {
-        let speaks = service.map_or_else(
-            || match self.config().default_opaque_ports.contains(port.get(), std::iter::empty()) {
-                true => Speaks::Opaque,
-                false => Speaks::Detect,
-            },
-            |service| self.speaks(service, port),
-        );
-        let tuning = Tuning::of(service);
-        let meta = service_meta(name, port);
-        let load = if speaks == Speaks::Opaque { LoadParams::default() } else { tuning.load };
-        let backends = Distribution::FirstAvailable(vec![RouteBackend {
-            backend: Arc::new(self.service_backend(meta.clone(), name, port, load)),
-            filters: Vec::new(),
-        }]);
-        let opaque = vec![TcpRoute {
-            meta: Meta::default_named("opaq"),
-            snis: Vec::new(),
-            filters: Vec::new(),
-            backends: backends.clone(),
-        }];
-        let http = HttpRoutes {
-            routes: Arc::new([self.http_route("http", backends, tuning.timeouts, tuning.retry)]),
-            breaker: tuning.breaker,
+    fn service_policy(&self, name: &ServiceName, port: NonZeroU16, namespace: &str) -> OutboundPolicy {
+        let speaks = self.speaks(name, port);
+        let tuning = self.service(name).map(|s| Tuning::of(&s.meta.annotations)).unwrap_or_default();
+        let breaker = tuning.breaker;
+        let attached = self.attached(&Parent::service(name), port, namespace, speaks.classes());
+        let ground = self.service_ground(name, port, tuning);
+        let http = |class, attached: &[_]| {
+            let routes = exact_first(self.requests(&ground, class, attached));
+            HttpRoutes { routes: routes.into(), breaker }
         };
-        let protocol = match speaks {
-            Speaks::Http1 => OutboundProtocol::Http1(http),
-            Speaks::Http2 => OutboundProtocol::Http2(http),
-            Speaks::Opaque => OutboundProtocol::Opaque(opaque),
-            Speaks::Detect => OutboundProtocol::Detect {
-                timeout: self.config().detect_timeout,
-                http1: http.clone(),
-                http2: http,
-                opaque,
-            },
+        let default = || HttpRoutes { routes: Arc::new([self.default_route("http", &ground)]), breaker };
+        let opaque = || vec![default_connections("opaq", &self.plain(&ground))];
+        let timeout = self.config().detect_timeout;
+        let protocol = match (speaks, attached) {
+            (_, Some((Class::Grpc, routes))) => OutboundProtocol::Grpc(http(Class::Grpc, &routes)),
+            (Speaks::Http1, Some((_, routes))) => OutboundProtocol::Http1(http(Class::Http, &routes)),
+            (Speaks::Http2, Some((_, routes))) => OutboundProtocol::Http2(http(Class::Http, &routes)),
+            (Speaks::Detect, Some((Class::Http, routes))) => {
+                let http = http(Class::Http, &routes);
+                OutboundProtocol::Detect { timeout, http1: http.clone(), http2: http, opaque: opaque() }
+            }
+            (_, Some((Class::Tls, routes))) => {
+                OutboundProtocol::Tls(self.connections(&self.plain(&ground), Class::Tls, &routes))
+            }
+            (_, Some((_, routes))) => {
+                OutboundProtocol::Opaque(self.connections(&self.plain(&ground), Class::Tcp, &routes))
+            }
+            (Speaks::Http1, None) => OutboundProtocol::Http1(default()),
+            (Speaks::Http2, None) => OutboundProtocol::Http2(default()),
+            (Speaks::Opaque, None) => OutboundProtocol::Opaque(opaque()),
+            (Speaks::Detect, None) => {
+                let (http, opaque) = (default(), vec![default_connections("opaq", &ground)]);
+                OutboundProtocol::Detect { timeout, http1: http.clone(), http2: http, opaque }
+            }
         };
-        OutboundPolicy { meta, protocol }
+        OutboundPolicy { meta: ground.parent, protocol }
+    }
+
+    /// What the routes of a service's port have in common.
+    fn service_ground(&self, name: &ServiceName, port: NonZeroU16, tuning: Tuning) -> Ground {
+        Ground {
+            parent: service_meta(name, port),
+            default: self.service_backend(name, port, tuning.load),
+            load: tuning.load,
+            timeouts: tuning.timeouts,
+            http_retry: tuning.http_retry,
+            grpc_retry: tuning.grpc_retry,
+            egress: None,
+        }
+    }
+
+    /// The same for what is only bytes: there are no failures to penalize.
+    fn plain(&self, ground: &Ground) -> Ground {
+        let mut default = ground.default.clone();
+        if let weft_model::route::Dispatch::Balance { load, .. } = &mut default.dispatch {
+            *load = LoadParams::default();
+        }
+        Ground {
+            parent: ground.parent.clone(),
+            default,
+            load: LoadParams::default(),
+            timeouts: ground.timeouts,
+            http_retry: None,
+            grpc_retry: None,
+            egress: None,
+        }
     }
 
     /// The protocol of a service's port. An `appProtocol` beats the opaque ports; one that is not
     /// known makes the port opaque, as in the peer, and is reported by the verdict.
-    fn speaks(&self, service: &Service, port: NonZeroU16) -> Speaks {
+    pub(crate) fn speaks(&self, name: &ServiceName, port: NonZeroU16) -> Speaks {
+        let Some(service) = self.service(name) else {
+            return match self.config().default_opaque_ports.contains(port.get(), std::iter::empty()) {
+                true => Speaks::Opaque,
+                false => Speaks::Detect,
+            };
+        };
         match service.port(port).and_then(|p| p.app_protocol.as_deref()) {
             Some("http") => Speaks::Http1,
             Some("kubernetes.io/h2c") => Speaks::Http2,
@@ -124,13 +170,8 @@ impl Index {
         }
     }
 
-    fn http_route(
-        &self,
-        name: &str,
-        backends: Distribution,
-        timeouts: Timeouts,
-        retry: Option<RetryPolicy>,
-    ) -> Route {
+    /// The route of a policy without routes: everything, to the parent itself.
+    fn default_route(&self, name: &str, ground: &Ground) -> Route {
         let everything = HttpMatch { path: Some(PathMatch::Prefix("/".into())), ..HttpMatch::default() };
         Route {
             meta: Meta::default_named(name),
@@ -138,47 +179,47 @@ impl Index {
             rules: vec![Rule {
                 matches: vec![RequestMatch::Http(everything)],
                 filters: Vec::new(),
-                backends,
-                timeouts,
-                retry,
+                backends: to_parent(ground),
+                timeouts: ground.timeouts,
+                retry: ground.http_retry.clone(),
                 allow_request_headers: self.config().request_headers == RequestHeaders::Obeyed,
             }],
             authorizations: Vec::new(),
         }
     }
 
-    /// A balanced backend of a service's port (§1F.4).
-    fn service_backend(&self, meta: Meta, name: &ServiceName, port: NonZeroU16, load: LoadParams) -> Backend {
+    /// The name by which proxies ask for the endpoints of a service's port.
+    pub(crate) fn dst_of(&self, name: &ServiceName, port: NonZeroU16) -> Option<NameAddr> {
         let domain = self.config().mesh.cluster_domain.trim_matches('.');
-        let host = match self.service(name) {
+        let name = match self.service(name) {
             Some(service) => service_host(service, domain),
             None => format!("{}.{}.svc.{domain}", name.name, name.namespace).parse().ok(),
         };
-        let dispatch = match host {
-            Some(host) => Dispatch::Balance { dst: NameAddr { name: host, port }, load },
-            None => Dispatch::Missing,
-        };
-        Backend { meta, queue: QUEUE, dispatch }
+        Some(NameAddr { name: name?, port })
     }
 
     /// The policy of an address outside the mesh: on to where it was going.
     fn egress_fallback(&self, addr: SocketAddr) -> OutboundPolicy {
         const NAME: &str = "egress-fallback";
         let meta = Meta::default_named(NAME);
-        let forward = Backend {
-            meta: meta.clone(),
-            queue: QUEUE,
-            dispatch: Dispatch::Forward(Box::new(EndpointInfo::plain(addr))),
+        let ground = Ground {
+            parent: meta.clone(),
+            default: forward(meta.clone(), addr),
+            load: LoadParams::default(),
+            timeouts: Timeouts::default(),
+            http_retry: None,
+            grpc_retry: None,
+            egress: None,
         };
-        let backends = Distribution::RandomAvailable(vec![(
-            RouteBackend { backend: Arc::new(forward), filters: Vec::new() },
-            1,
-        )]);
-        let http = HttpRoutes {
-            routes: Arc::new([self.http_route(NAME, backends.clone(), Timeouts::default(), None)]),
-            breaker: None,
+        let weighted = |backends: &mut Distribution| {
+            if let Distribution::FirstAvailable(list) = backends {
+                *backends = Distribution::RandomAvailable(list.drain(..).map(|one| (one, 1)).collect());
+            }
         };
-        let opaque = TcpRoute { meta: meta.clone(), snis: Vec::new(), filters: Vec::new(), backends };
+        let (mut route, mut opaque) = (self.default_route(NAME, &ground), default_connections(NAME, &ground));
+        route.rules.iter_mut().for_each(|rule| weighted(&mut rule.backends));
+        weighted(&mut opaque.backends);
+        let http = HttpRoutes { routes: Arc::new([route]), breaker: None };
         OutboundPolicy {
             meta,
             protocol: OutboundProtocol::Detect {
@@ -191,38 +232,40 @@ impl Index {
     }
 }
 
-/// What a service's annotations say about its traffic. What cannot be read is off.
+fn to_parent(ground: &Ground) -> Distribution {
+    let backend = RouteBackend { backend: Arc::new(ground.default.clone()), filters: Vec::new() };
+    Distribution::FirstAvailable(vec![backend])
+}
+
+fn default_connections(name: &str, ground: &Ground) -> TcpRoute {
+    TcpRoute {
+        meta: Meta::default_named(name),
+        snis: Vec::new(),
+        filters: Vec::new(),
+        backends: to_parent(ground),
+    }
+}
+
+/// What the annotations of a service or an egress network say about its traffic. What cannot be read is off.
 #[derive(Default)]
-struct Tuning {
-    breaker: Option<FailureAccrual>,
-    load: LoadParams,
-    timeouts: Timeouts,
-    retry: Option<RetryPolicy>,
+pub(crate) struct Tuning {
+    pub(crate) breaker: Option<FailureAccrual>,
+    pub(crate) load: LoadParams,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) http_retry: Option<RetryPolicy>,
+    pub(crate) grpc_retry: Option<RetryPolicy>,
 }
 
 impl Tuning {
-    fn of(service: Option<&Service>) -> Self {
-        let Some(service) = service else { return Self::default() };
-        let annotations = &service.meta.annotations;
+    pub(crate) fn of(annotations: &Annotations) -> Self {
         Self {
             breaker: failure_accrual(annotations).unwrap_or_default(),
             load: load(annotations).unwrap_or_default(),
             timeouts: timeouts(annotations).unwrap_or_default(),
-            retry: http_retry(annotations).unwrap_or_default(),
+            http_retry: http_retry(annotations).unwrap_or_default(),
+            grpc_retry: grpc_retry(annotations).unwrap_or_default(),
         }
     }
-}
-
-/// The resource that a service's port is.
-fn service_meta(name: &ServiceName, port: NonZeroU16) -> Meta {
-    Meta::Resource(Arc::new(Resource {
-        group: "core".into(),
-        kind: "Service".into(),
-        namespace: name.namespace.clone(),
-        name: name.name.clone(),
-        section: String::new(),
-        port: Some(port.get()),
-    }))
 }
 
 /// The policy of a service's address on a port that the service does not declare: nothing passes.

@@ -4,6 +4,7 @@
 //! namespace, as it does in Kubernetes.
 
 use crate::entry::{PortLists, WorkloadEntry};
+use crate::kept::Kept;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use weft_model::service::{EndpointSlice, Namespace, Service, ServiceProfile, TargetKind};
@@ -20,6 +21,8 @@ pub(crate) struct Scope {
     pub(crate) workloads: BTreeMap<String, WorkloadEntry>,
     pub(crate) slices: BTreeMap<String, Arc<EndpointSlice>>,
     pub(crate) profiles: BTreeMap<String, Arc<ServiceProfile>>,
+    /// Servers, authorizations, routes and the like.
+    pub(crate) kept: Kept,
     /// Workloads by each of their labels.
     labelled: ByLabel,
     /// Services by the first pair of their selector.
@@ -37,6 +40,7 @@ impl Scope {
             && self.workloads.is_empty()
             && self.slices.is_empty()
             && self.profiles.is_empty()
+            && self.kept.is_empty()
     }
 
     /// Sets or removes a service; gives the former one.

@@ -20,6 +20,10 @@ pub struct Touched {
     pub addresses: BTreeSet<IpAddr>,
     /// Workloads whose inbound policy, zone or existence may differ.
     pub workloads: BTreeSet<WorkloadName>,
+    /// Namespaces whose workloads' inbound policies may differ.
+    pub inbound: BTreeSet<String>,
+    /// Namespaces whose clients may meet other egress networks; the empty name stands for all of them.
+    pub egress: BTreeSet<String>,
 }
 
 impl Touched {
@@ -29,6 +33,8 @@ impl Touched {
             && self.services.is_empty()
             && self.addresses.is_empty()
             && self.workloads.is_empty()
+            && self.inbound.is_empty()
+            && self.egress.is_empty()
     }
 
     /// Whether the answer of a view may differ now. A few look-ups.
@@ -42,9 +48,15 @@ impl Touched {
                     self.services.contains(service) || self.endpoints.contains(service)
                 }
             },
-            ViewKey::OutboundAddress { addr, .. } => self.addresses.contains(&addr.ip()),
+            ViewKey::OutboundAddress { addr, namespace } => {
+                self.addresses.contains(&addr.ip())
+                    || (!self.egress.is_empty()
+                        && (self.egress.contains("") || self.egress.contains(namespace)))
+            }
             ViewKey::OutboundService { service, .. } => self.services.contains(service),
-            ViewKey::Inbound { workload, .. } => self.workloads.contains(workload),
+            ViewKey::Inbound { workload, .. } => {
+                self.workloads.contains(workload) || self.inbound.contains(&workload.namespace)
+            }
         }
     }
 
@@ -63,5 +75,7 @@ impl Touched {
         self.services.extend(other.services);
         self.addresses.extend(other.addresses);
         self.workloads.extend(other.workloads);
+        self.inbound.extend(other.inbound);
+        self.egress.extend(other.egress);
     }
 }

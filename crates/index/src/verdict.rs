@@ -2,13 +2,18 @@
 //!
 //! Kubernetes writes this into an object's status; here it is computed whenever somebody asks. Nothing
 //! depends on it. [`settle`] is the one rule that decides: of two manifests of the same object the one
-//! that was there first stays.
+//! that was there first stays. Servers and authorizations are judged in `verdict/policies.rs`, routes in
+//! `verdict/routes.rs`.
+
+mod policies;
+mod routes;
 
 use crate::annotations::{
     DEFAULT_INBOUND_POLICY, OPAQUE_PORTS, PortList, REQUIRE_IDENTITY_PORTS, SKIP_INBOUND_PORTS,
     failure_accrual, http_retry, load, timeouts,
 };
 use crate::index::Index;
+use crate::kept::as_route;
 use crate::policies::is_known_app_protocol;
 use crate::scope::Scope;
 use std::collections::BTreeMap;
@@ -30,6 +35,9 @@ pub struct Verdict {
     pub state: State,
     /// What is wrong with parts of it, or worth knowing; at most [`NOTE_LIMIT`].
     pub notes: Vec<String>,
+    /// What it does here and would not do under Linkerd's control plane, or the other way round; at most
+    /// [`NOTE_LIMIT`].
+    pub differs: Vec<String>,
 }
 
 /// Notes kept per object.
@@ -52,6 +60,11 @@ pub enum State {
         /// What is missing.
         missing: String,
     },
+    /// It cannot be in force as it is written.
+    Refused {
+        /// Why.
+        why: String,
+    },
 }
 
 impl State {
@@ -61,6 +74,7 @@ impl State {
             State::Accepted => "accepted",
             State::Conflicted { .. } => "conflicted",
             State::Dangling { .. } => "dangling",
+            State::Refused { .. } => "refused",
         }
     }
 
@@ -70,6 +84,7 @@ impl State {
             State::Accepted => None,
             State::Conflicted { with, about } => Some(format!("{about}, with {with}")),
             State::Dangling { missing } => Some(format!("{missing} is missing")),
+            State::Refused { why } => Some(why.clone()),
         }
     }
 }
@@ -86,8 +101,46 @@ pub fn verdicts(index: &Index) -> Vec<Verdict> {
         all.extend(scope.slices.values().map(|s| of_slice(scope, s)));
         all.extend(scope.workloads.values().map(|w| of_workload(index, &w.object)));
         all.extend(scope.profiles.values().map(|p| of_profile(index, p)));
+        all.extend(scope.kept.objects().filter_map(|object| of_policy(index, scope, object)));
     }
     all
+}
+
+/// The verdict on a server, authorization, route or the like.
+fn of_policy(index: &Index, scope: &Scope, object: &Object) -> Option<Verdict> {
+    let opinion = match object {
+        Object::Server(server) => policies::server(index, scope, server),
+        Object::ServerAuthorization(authorization) => policies::server_authorization(scope, authorization),
+        Object::AuthorizationPolicy(policy) => policies::authorization_policy(index, scope, policy),
+        Object::MeshTlsAuthentication(authentication) => policies::mesh_tls(authentication),
+        Object::NetworkAuthentication(_) | Object::ReferenceGrant(_) => Opinion::default(),
+        Object::RateLimitPolicy(limit) => policies::rate_limit(scope, limit),
+        Object::EgressNetwork(network) => routes::egress_network(index, network),
+        object => routes::route(index, scope, object.kind(), as_route(object)?),
+    };
+    let mut verdict = verdict(object.kind(), object.meta(), opinion.state, opinion.notes);
+    verdict.differs = opinion.differs;
+    verdict.differs.truncate(NOTE_LIMIT);
+    Some(verdict)
+}
+
+/// What is found about an object, before it is told.
+struct Opinion {
+    state: State,
+    notes: Vec<String>,
+    differs: Vec<String>,
+}
+
+impl Default for Opinion {
+    fn default() -> Self {
+        Self { state: State::Accepted, notes: Vec::new(), differs: Vec::new() }
+    }
+}
+
+impl Opinion {
+    fn dangling(missing: String) -> Self {
+        Self { state: State::Dangling { missing }, ..Self::default() }
+    }
 }
 
 fn verdict(kind: Kind, meta: &Metadata, state: State, mut notes: Vec<String>) -> Verdict {
@@ -99,7 +152,7 @@ fn verdict(kind: Kind, meta: &Metadata, state: State, mut notes: Vec<String>) ->
     }
     notes.truncate(NOTE_LIMIT);
     let key = Key { kind, namespace: meta.namespace.clone(), name: meta.name.clone() };
-    Verdict { key, origin: meta.origin.clone(), state, notes }
+    Verdict { key, origin: meta.origin.clone(), state, notes, differs: Vec::new() }
 }
 
 fn port_lists(meta: &Metadata) -> impl Iterator<Item = String> {

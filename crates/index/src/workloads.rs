@@ -1,21 +1,14 @@
-//! Workloads: each as an endpoint that others reach, and the inbound policy of its ports.
+//! Workloads: each as an endpoint that others reach.
 //!
-//! Used by `services.rs` and `profiles.rs` for endpoints and by `resolve.rs` for inbound policies.
+//! Used by `services.rs` and `profiles.rs`; `inbound.rs` asks which ports are opaque.
 
-use crate::annotations::{DEFAULT_INBOUND_POLICY, PortList, REQUIRE_IDENTITY_PORTS};
-use crate::answer::{Refusal, RefusalKind};
 use crate::config::{Config, Http2Upgrade, TransportMode, ZoneWeights};
 use crate::entry::WorkloadEntry;
 use crate::index::Index;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
-use std::sync::Arc;
 use weft_model::destination::{EndpointInfo, Locality, ProtocolHint};
 use weft_model::identity::TlsTarget;
-use weft_model::meta::Meta;
-use weft_model::policy::{DefaultPolicy, InboundPolicy, InboundProtocol, InboundRoutes};
-use weft_model::route::{Distribution, HttpMatch, PathMatch, RequestMatch, Route, Rule, Timeouts};
-use weft_model::workload::WorkloadName;
 
 /// The weight of one share.
 pub(crate) const WEIGHT: u32 = 10_000;
@@ -93,63 +86,5 @@ impl Index {
             info.transport_port = Some(proxy_port);
         }
         info
-    }
-
-    /// The inbound policy of a workload's port (§1E.3): that of the default server, as long as there
-    /// are no server resources.
-    pub(crate) fn inbound(&self, name: &WorkloadName, port: NonZeroU16) -> Result<InboundPolicy, Refusal> {
-        let workload = self.workload_entry(name).ok_or_else(|| {
-            Refusal::new(RefusalKind::NotFound, format!("external workload {name} is not known"))
-        })?;
-        Ok(self.default_server(workload, port))
-    }
-
-    fn default_server(&self, workload: &WorkloadEntry, port: NonZeroU16) -> InboundPolicy {
-        let policy = self.default_policy_at(workload, port);
-        let protocol = if self.is_opaque_at(workload, port) {
-            InboundProtocol::Opaque
-        } else {
-            let http = InboundRoutes { routes: Arc::new([default_route()]), rate_limit: None };
-            InboundProtocol::Detect { timeout: self.config().detect_timeout, http }
-        };
-        InboundPolicy {
-            meta: Meta::default_named(policy.name()),
-            protocol,
-            authorizations: policy.authorizations(&self.config().cluster_networks),
-        }
-    }
-
-    /// The default policy of a port: the workload's annotation, else its namespace's, else the
-    /// mesh's; an identity is demanded on the ports that are listed for it. A name that is no policy
-    /// denies, because taking the mesh's wide default for it would open what somebody meant to close.
-    fn default_policy_at(&self, workload: &WorkloadEntry, port: NonZeroU16) -> DefaultPolicy {
-        let meta = &workload.object.meta;
-        let policy = match self.inherited(meta, DEFAULT_INBOUND_POLICY) {
-            Some(name) => DefaultPolicy::parse(name.trim()).unwrap_or(DefaultPolicy::Deny),
-            None => self.config().default_policy,
-        };
-        let demanded = self.inherited(meta, REQUIRE_IDENTITY_PORTS);
-        match demanded.is_some_and(|text| workload.listed(&PortList::parse(text).0, port)) {
-            true => policy.requiring_identity(),
-            false => policy,
-        }
-    }
-}
-
-/// The route of a server without routes: everything, to the application.
-fn default_route() -> Route {
-    let everything = HttpMatch { path: Some(PathMatch::Prefix("/".into())), ..HttpMatch::default() };
-    Route {
-        meta: Meta::default_named("default"),
-        hosts: Vec::new(),
-        rules: vec![Rule {
-            matches: vec![RequestMatch::Http(everything)],
-            filters: Vec::new(),
-            backends: Distribution::Application,
-            timeouts: Timeouts::default(),
-            retry: None,
-            allow_request_headers: false,
-        }],
-        authorizations: Vec::new(),
     }
 }

@@ -5,10 +5,12 @@
 //! the data path runs on it. Called by every other crate; calls none of them.
 
 pub mod address;
+pub mod attach;
 pub mod authorization;
 pub mod destination;
 pub mod duration;
 pub mod identity;
+pub mod kind;
 pub mod limit;
 pub mod meta;
 pub mod metadata;
@@ -18,5 +20,6 @@ pub mod policy;
 pub mod profile;
 pub mod reason;
 pub mod route;
+pub mod server;
 pub mod service;
 pub mod workload;

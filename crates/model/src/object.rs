@@ -3,53 +3,90 @@
 //! A source of manifests (`resources`) makes these, `index` keeps them. An object is shared by
 //! reference count, because the source, the index and views of it hold the same one.
 
+pub use crate::kind::Kind;
 pub use crate::metadata::{Created, Metadata, Origin};
 
+use crate::attach::{EgressNetwork, ReferenceGrant, RouteResource};
+use crate::server::{
+    AuthorizationPolicy, MeshTlsAuthentication, NetworkAuthentication, RateLimitPolicy, Server,
+    ServerAuthorization,
+};
 use crate::service::{EndpointSlice, Namespace, Service, ServiceProfile};
 use crate::workload::ExternalWorkload;
 use std::fmt;
 use std::sync::Arc;
 
-/// The kinds of objects that are understood.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// `v1/Namespace`.
-    Namespace,
-    /// `v1/Service`.
-    Service,
-    /// `discovery.k8s.io/v1/EndpointSlice`.
-    EndpointSlice,
-    /// `workload.linkerd.io/ExternalWorkload`.
-    ExternalWorkload,
-    /// `linkerd.io/ServiceProfile`.
-    ServiceProfile,
+/// The one table of what an object of a kind holds.
+macro_rules! objects {
+    ($($(#[$doc:meta])* $variant:ident($noun:ty),)*) => {
+        /// One object of any kind.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Object {
+            $($(#[$doc])* $variant(Arc<$noun>),)*
+        }
+
+        impl Object {
+            /// Its kind.
+            pub fn kind(&self) -> Kind {
+                match self {
+                    $(Object::$variant(_) => Kind::$variant,)*
+                }
+            }
+
+            /// Its metadata.
+            pub fn meta(&self) -> &Metadata {
+                match self {
+                    $(Object::$variant(o) => &o.meta,)*
+                }
+            }
+
+            /// Its metadata, to be changed; the object is copied if it is shared.
+            pub fn meta_mut(&mut self) -> &mut Metadata {
+                match self {
+                    $(Object::$variant(o) => &mut Arc::make_mut(o).meta,)*
+                }
+            }
+        }
+    };
 }
 
-impl Kind {
-    /// Every kind.
-    pub const ALL: [Kind; 5] =
-        [Kind::Namespace, Kind::Service, Kind::EndpointSlice, Kind::ExternalWorkload, Kind::ServiceProfile];
-
-    /// Its API group, empty for the core group.
-    pub fn group(self) -> &'static str {
-        match self {
-            Kind::Namespace | Kind::Service => "",
-            Kind::EndpointSlice => "discovery.k8s.io",
-            Kind::ExternalWorkload => "workload.linkerd.io",
-            Kind::ServiceProfile => "linkerd.io",
-        }
-    }
-
-    /// Its name as manifests write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Namespace => "Namespace",
-            Kind::Service => "Service",
-            Kind::EndpointSlice => "EndpointSlice",
-            Kind::ExternalWorkload => "ExternalWorkload",
-            Kind::ServiceProfile => "ServiceProfile",
-        }
-    }
+objects! {
+    /// A namespace.
+    Namespace(Namespace),
+    /// A service.
+    Service(Service),
+    /// Endpoints of a service, given one by one.
+    EndpointSlice(EndpointSlice),
+    /// An instance of an application.
+    ExternalWorkload(ExternalWorkload),
+    /// Routes of a service, in the older language.
+    ServiceProfile(ServiceProfile),
+    /// A port of some workloads.
+    Server(Server),
+    /// Who may use servers.
+    ServerAuthorization(ServerAuthorization),
+    /// Who may use a server, a route or a namespace.
+    AuthorizationPolicy(AuthorizationPolicy),
+    /// Identities.
+    MeshTlsAuthentication(MeshTlsAuthentication),
+    /// Networks.
+    NetworkAuthentication(NetworkAuthentication),
+    /// How many requests a second a server takes.
+    RateLimitPolicy(RateLimitPolicy),
+    /// HTTP routes, in the Gateway API's group.
+    HttpRoute(RouteResource),
+    /// HTTP routes, in the peer's group.
+    PolicyHttpRoute(RouteResource),
+    /// gRPC routes.
+    GrpcRoute(RouteResource),
+    /// Routes of TLS connections.
+    TlsRoute(RouteResource),
+    /// Routes of connections.
+    TcpRoute(RouteResource),
+    /// Addresses outside of the mesh.
+    EgressNetwork(EgressNetwork),
+    /// Leave for routes of other namespaces.
+    ReferenceGrant(ReferenceGrant),
 }
 
 /// What identifies an object: two objects with the same key are the same object.
@@ -64,63 +101,20 @@ pub struct Key {
 }
 
 impl fmt::Display for Key {
+    /// `Kind namespace/name`; an `HTTPRoute` of the peer's group says so.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.name())?;
+        if self.kind == Kind::PolicyHttpRoute {
+            write!(f, ".{}", self.kind.group())?;
+        }
         match self.namespace.as_str() {
-            "" => write!(f, "{} {}", self.kind.name(), self.name),
-            namespace => write!(f, "{} {namespace}/{}", self.kind.name(), self.name),
+            "" => write!(f, " {}", self.name),
+            namespace => write!(f, " {namespace}/{}", self.name),
         }
     }
-}
-
-/// One object of any kind.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Object {
-    /// A namespace.
-    Namespace(Arc<Namespace>),
-    /// A service.
-    Service(Arc<Service>),
-    /// Endpoints of a service, given one by one.
-    EndpointSlice(Arc<EndpointSlice>),
-    /// An instance of an application.
-    ExternalWorkload(Arc<ExternalWorkload>),
-    /// Routes of a service.
-    ServiceProfile(Arc<ServiceProfile>),
 }
 
 impl Object {
-    /// Its kind.
-    pub fn kind(&self) -> Kind {
-        match self {
-            Object::Namespace(_) => Kind::Namespace,
-            Object::Service(_) => Kind::Service,
-            Object::EndpointSlice(_) => Kind::EndpointSlice,
-            Object::ExternalWorkload(_) => Kind::ExternalWorkload,
-            Object::ServiceProfile(_) => Kind::ServiceProfile,
-        }
-    }
-
-    /// Its metadata.
-    pub fn meta(&self) -> &Metadata {
-        match self {
-            Object::Namespace(o) => &o.meta,
-            Object::Service(o) => &o.meta,
-            Object::EndpointSlice(o) => &o.meta,
-            Object::ExternalWorkload(o) => &o.meta,
-            Object::ServiceProfile(o) => &o.meta,
-        }
-    }
-
-    /// Its metadata, to be changed; the object is copied if it is shared.
-    pub fn meta_mut(&mut self) -> &mut Metadata {
-        match self {
-            Object::Namespace(o) => &mut Arc::make_mut(o).meta,
-            Object::Service(o) => &mut Arc::make_mut(o).meta,
-            Object::EndpointSlice(o) => &mut Arc::make_mut(o).meta,
-            Object::ExternalWorkload(o) => &mut Arc::make_mut(o).meta,
-            Object::ServiceProfile(o) => &mut Arc::make_mut(o).meta,
-        }
-    }
-
     /// What identifies it.
     pub fn key(&self) -> Key {
         let meta = self.meta();

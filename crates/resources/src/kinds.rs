@@ -1,15 +1,17 @@
 //! The kinds of manifests: from a document to an object, with the rules that Kubernetes' schemas and
 //! admission would apply, and older versions brought up to date. Pure.
 //!
-//! Called by `parse.rs` for each document. `render.rs` writes the same kinds; service profiles are in
-//! `profile.rs`.
+//! Called by `parse.rs` for each document. `render.rs` writes the same kinds; service profiles are in `profile.rs`,
+//! servers and authorizations in `policies.rs`, routes in `routes.rs`.
 
 use crate::node::{At, Fields, Node, Problem, Value, Warnings, cut, read};
+use crate::policies;
 use crate::profile;
+use crate::routes;
+use crate::scalars::{address, bounded, is_label, is_subdomain, label, port, port_name, transport};
 use crate::values::seconds_since_epoch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::num::NonZeroU16;
 use std::sync::Arc;
 use weft_model::object::{Created, Key, Kind, Metadata, Object, Origin};
 use weft_model::service::{
@@ -20,8 +22,6 @@ use weft_model::workload::{ExternalWorkload, Owner, WorkloadPort};
 
 /// The label by which a slice names its service.
 pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-/// Most addresses, ports or endpoints of one object. Kubernetes allows 1000 endpoints a slice.
-pub(crate) const LIST_LIMIT: usize = 1000;
 
 /// Most bytes of the annotations of one object: Kubernetes' own limit.
 pub(crate) const ANNOTATION_LIMIT: usize = 256 << 10;
@@ -48,7 +48,7 @@ pub(crate) fn read_object(node: &Node, file: &Arc<str>, warnings: &Warnings) -> 
         Err(problem) => return Read::Rejected(problem, None),
     };
     let (group, number) = version.rsplit_once('/').unwrap_or(("", &version));
-    let Some(kind) = Kind::ALL.into_iter().find(|k| k.name() == name && k.group() == group) else {
+    let Some(kind) = Kind::ALL.iter().copied().find(|k| k.name() == name && k.group() == group) else {
         return Read::Unknown(format!("{}/{}", cut(&version), cut(&name)));
     };
     if !versions(kind).contains(&number) {
@@ -67,22 +67,46 @@ pub(crate) fn read_object(node: &Node, file: &Arc<str>, warnings: &Warnings) -> 
     let object = read(node, warnings, |f| {
         f.ignore(&["apiVersion", "kind"]);
         let meta = f.required("metadata", |at| metadata(at, kind, &origin))?;
-        match kind {
-            Kind::Namespace => {
-                f.ignore(&["spec", "status"]);
-                Ok(Object::Namespace(Arc::new(Namespace { meta })))
-            }
-            Kind::Service => service(f, meta).map(Arc::new).map(Object::Service),
-            Kind::EndpointSlice => slice(f, meta).map(Arc::new).map(Object::EndpointSlice),
-            Kind::ExternalWorkload => workload(f, meta, number).map(Arc::new).map(Object::ExternalWorkload),
-            Kind::ServiceProfile => {
-                profile::service_profile(f, meta).map(Arc::new).map(Object::ServiceProfile)
-            }
-        }
+        object(f, meta, kind, number)
     });
     match object {
         Ok(object) => Read::Object(object),
         Err(problem) => Read::Rejected(problem, intended(kind, node)),
+    }
+}
+
+/// Reads what an object of a kind holds beside its metadata.
+fn object(f: &Fields<'_>, meta: Metadata, kind: Kind, version: &str) -> Result<Object, Problem> {
+    match kind {
+        Kind::Namespace => {
+            f.ignore(&["spec", "status"]);
+            Ok(Object::Namespace(Arc::new(Namespace { meta })))
+        }
+        Kind::Service => service(f, meta).map(Arc::new).map(Object::Service),
+        Kind::EndpointSlice => slice(f, meta).map(Arc::new).map(Object::EndpointSlice),
+        Kind::ExternalWorkload => workload(f, meta, version).map(Arc::new).map(Object::ExternalWorkload),
+        Kind::ServiceProfile => profile::service_profile(f, meta).map(Arc::new).map(Object::ServiceProfile),
+        Kind::Server => policies::server(f, meta).map(Arc::new).map(Object::Server),
+        Kind::ServerAuthorization => {
+            policies::server_authorization(f, meta).map(Arc::new).map(Object::ServerAuthorization)
+        }
+        Kind::AuthorizationPolicy => {
+            policies::authorization_policy(f, meta).map(Arc::new).map(Object::AuthorizationPolicy)
+        }
+        Kind::MeshTlsAuthentication => {
+            policies::mesh_tls_authentication(f, meta).map(Arc::new).map(Object::MeshTlsAuthentication)
+        }
+        Kind::NetworkAuthentication => {
+            policies::network_authentication(f, meta).map(Arc::new).map(Object::NetworkAuthentication)
+        }
+        Kind::RateLimitPolicy => policies::rate_limit(f, meta).map(Arc::new).map(Object::RateLimitPolicy),
+        Kind::HttpRoute => routes::route(f, meta, kind).map(Arc::new).map(Object::HttpRoute),
+        Kind::PolicyHttpRoute => routes::route(f, meta, kind).map(Arc::new).map(Object::PolicyHttpRoute),
+        Kind::GrpcRoute => routes::route(f, meta, kind).map(Arc::new).map(Object::GrpcRoute),
+        Kind::TlsRoute => routes::route(f, meta, kind).map(Arc::new).map(Object::TlsRoute),
+        Kind::TcpRoute => routes::route(f, meta, kind).map(Arc::new).map(Object::TcpRoute),
+        Kind::EgressNetwork => routes::egress_network(f, meta).map(Arc::new).map(Object::EgressNetwork),
+        Kind::ReferenceGrant => routes::reference_grant(f, meta).map(Arc::new).map(Object::ReferenceGrant),
     }
 }
 
@@ -93,6 +117,19 @@ fn versions(kind: Kind) -> &'static [&'static str] {
         Kind::EndpointSlice => &["v1beta1", "v1"],
         Kind::ExternalWorkload => &["v1alpha1", "v1beta1"],
         Kind::ServiceProfile => &["v1alpha1", "v1alpha2"],
+        Kind::Server => &["v1alpha1", "v1beta1", "v1beta2", "v1beta3"],
+        Kind::ServerAuthorization => &["v1alpha1", "v1beta1"],
+        Kind::AuthorizationPolicy
+        | Kind::MeshTlsAuthentication
+        | Kind::NetworkAuthentication
+        | Kind::RateLimitPolicy
+        | Kind::EgressNetwork => &["v1alpha1"],
+        Kind::PolicyHttpRoute => &["v1alpha1", "v1beta1", "v1beta2", "v1beta3"],
+        Kind::HttpRoute => &["v1alpha2", "v1beta1", "v1"],
+        Kind::GrpcRoute => &["v1alpha2", "v1"],
+        Kind::TlsRoute => &["v1alpha2", "v1alpha3", "v1"],
+        Kind::TcpRoute => &["v1alpha2"],
+        Kind::ReferenceGrant => &["v1alpha2", "v1beta1", "v1"],
     }
 }
 
@@ -110,19 +147,6 @@ fn intended(kind: Kind, node: &Node) -> Option<Key> {
 
 fn is_label_or_empty(text: &str) -> bool {
     text.is_empty() || is_label(text)
-}
-
-/// A DNS label of Kubernetes: 1–63 lower-case letters, digits and inner hyphens.
-fn is_label(text: &str) -> bool {
-    (1..=63).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && !text.starts_with('-')
-        && !text.ends_with('-')
-}
-
-/// A DNS subdomain of Kubernetes: labels with dots, 253 characters at most.
-fn is_subdomain(text: &str) -> bool {
-    text.len() <= 253 && text.split('.').all(is_label)
 }
 
 fn metadata(at: At<'_>, kind: Kind, origin: &Origin) -> Result<Metadata, Problem> {
@@ -177,58 +201,12 @@ fn metadata(at: At<'_>, kind: Kind, origin: &Origin) -> Result<Metadata, Problem
     })
 }
 
-fn label(key: &str, at: At<'_>) -> Result<String, Problem> {
-    if key.is_empty() || key.len() > 317 {
-        return Err(at.problem("the key must have 1–317 characters"));
-    }
-    let value = at.text()?;
-    let sound = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    if value.len() > 63 || !value.bytes().all(sound) {
-        return Err(at.problem(format!(
-            "`{}` is not a label value: letters, digits, `-`, `_` and `.`, 63 at most",
-            cut(value)
-        )));
-    }
-    Ok(value.to_owned())
-}
-
 fn annotations(at: At<'_>) -> Result<BTreeMap<String, String>, Problem> {
     let all = at.entries(|_, at| at.text().map(str::to_owned))?;
     let size: usize = all.iter().map(|(k, v)| k.len() + v.len()).sum();
     match size > ANNOTATION_LIMIT {
         true => Err(at.problem(format!("has {size} bytes; the limit is {ANNOTATION_LIMIT}"))),
         false => Ok(all),
-    }
-}
-
-/// A number in 1–65535.
-pub(crate) fn port(at: At<'_>) -> Result<NonZeroU16, Problem> {
-    let number = at.integer()?;
-    let port = u16::try_from(number).ok().and_then(NonZeroU16::new);
-    port.ok_or_else(|| at.problem(format!("{number} is not a port in 1–65535")))
-}
-
-fn transport(f: &Fields<'_>) -> Result<Transport, Problem> {
-    let read = f.optional("protocol", |at| match at.text()? {
-        "TCP" => Ok(Transport::Tcp),
-        "UDP" | "SCTP" => Ok(Transport::Other),
-        other => Err(at.problem(format!("`{}` is not TCP, UDP or SCTP", cut(other)))),
-    })?;
-    Ok(read.unwrap_or_default())
-}
-
-fn address(at: At<'_>) -> Result<IpAddr, Problem> {
-    let ip: IpAddr = at.parsed("an IP address")?;
-    match ip.is_unspecified() || ip.is_multicast() {
-        true => Err(at.problem(format!("{ip} is not the address of anything"))),
-        false => Ok(ip.to_canonical()),
-    }
-}
-
-fn bounded<T>(at: At<'_>, list: Vec<T>) -> Result<Vec<T>, Problem> {
-    match list.len() > LIST_LIMIT {
-        true => Err(at.problem(format!("has {} items; the limit is {LIST_LIMIT}", list.len()))),
-        false => Ok(list),
     }
 }
 
@@ -360,14 +338,6 @@ fn service_ports(at: At<'_>) -> Result<Vec<ServicePort>, Problem> {
         })
     })?;
     bounded(at, ports)
-}
-
-fn port_name(at: At<'_>) -> Result<String, Problem> {
-    let name = at.text()?;
-    match name.is_empty() || is_label(name) {
-        true => Ok(name.to_owned()),
-        false => Err(at.problem(format!("`{}` is not a port name", cut(name)))),
-    }
 }
 
 fn slice(f: &Fields<'_>, meta: Metadata) -> Result<EndpointSlice, Problem> {

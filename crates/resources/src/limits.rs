@@ -1,8 +1,10 @@
 //! The bounds of this crate, for docs/limits.md. Obeyed where their constants stand.
 
-use crate::kinds::{ANNOTATION_LIMIT, LIST_LIMIT};
+use crate::kinds::ANNOTATION_LIMIT;
 use crate::node::WARNING_LIMIT;
 use crate::profile::ROUTE_LIMIT;
+use crate::routes::RULE_LIMIT;
+use crate::scalars::LIST_LIMIT;
 use crate::{parse, report, scan, shelf};
 use weft_model::limit::{Bound, Limit};
 
@@ -29,9 +31,18 @@ pub fn limits() -> Vec<Limit> {
         count("values that YAML aliases of a document stand for", parse::ALIAS_LIMIT, rejected),
         bytes("texts of a document, aliases expanded", parse::SCALAR_LIMIT, rejected),
         count("objects in force", shelf::OBJECT_LIMIT, left),
-        count("endpoints of slices and routes of profiles in force", shelf::ENTRY_LIMIT, left),
-        count("addresses, ports or endpoints of one object", LIST_LIMIT, rejected),
+        count(
+            "endpoints of slices, routes of profiles, matches and backends of routes in force",
+            shelf::ENTRY_LIMIT,
+            left,
+        ),
+        count(
+            "any list of one object: addresses, ports, endpoints, matches, identities, networks",
+            LIST_LIMIT,
+            rejected,
+        ),
         count("routes of one profile", ROUTE_LIMIT, rejected),
+        count("rules of one route", RULE_LIMIT, rejected),
         bytes("annotations of one object", ANNOTATION_LIMIT, rejected),
         findings("findings of one file", parse::FINDING_LIMIT),
         findings("warnings of one document", WARNING_LIMIT),

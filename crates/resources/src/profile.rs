@@ -102,7 +102,7 @@ fn condition(at: At<'_>) -> Result<Condition, Problem> {
     }
 }
 
-fn pattern(at: At<'_>) -> Result<Pattern, Problem> {
+pub(crate) fn pattern(at: At<'_>) -> Result<Pattern, Problem> {
     let text = at.text()?;
     let compiled = regex::RegexBuilder::new(&format!("^(?:{text})$")).size_limit(PATTERN_SIZE).build();
     match compiled {

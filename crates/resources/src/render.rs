@@ -3,6 +3,9 @@
 //! Used by `write.rs` for the files that `weft run` puts beside the user's, and by `state.rs` for the
 //! last good snapshot. What it writes, `parse.rs` reads back as the same object.
 
+mod policies;
+mod routes;
+
 use crate::kinds::SERVICE_NAME_LABEL;
 use crate::values::timestamp;
 use serde_json::{Map, Value, json};
@@ -25,6 +28,33 @@ pub fn manifest(object: &Object) -> Value {
         Object::EndpointSlice(o) => ("discovery.k8s.io/v1", slice(o)),
         Object::ExternalWorkload(o) => ("workload.linkerd.io/v1beta1", workload(o)),
         Object::ServiceProfile(o) => ("linkerd.io/v1alpha2", json!({"spec": profile(o)})),
+        Object::Server(o) => ("policy.linkerd.io/v1beta3", json!({"spec": policies::server(o)})),
+        Object::ServerAuthorization(o) => {
+            ("policy.linkerd.io/v1beta1", json!({"spec": policies::server_authorization(o)}))
+        }
+        Object::AuthorizationPolicy(o) => {
+            ("policy.linkerd.io/v1alpha1", json!({"spec": policies::authorization_policy(o)}))
+        }
+        Object::MeshTlsAuthentication(o) => {
+            ("policy.linkerd.io/v1alpha1", json!({"spec": policies::mesh_tls_authentication(o)}))
+        }
+        Object::NetworkAuthentication(o) => {
+            ("policy.linkerd.io/v1alpha1", json!({"spec": policies::network_authentication(o)}))
+        }
+        Object::RateLimitPolicy(o) => {
+            ("policy.linkerd.io/v1alpha1", json!({"spec": policies::rate_limit(o)}))
+        }
+        Object::HttpRoute(o) => ("gateway.networking.k8s.io/v1", json!({"spec": routes::route(o)})),
+        Object::PolicyHttpRoute(o) => ("policy.linkerd.io/v1beta3", json!({"spec": routes::route(o)})),
+        Object::GrpcRoute(o) => ("gateway.networking.k8s.io/v1", json!({"spec": routes::route(o)})),
+        Object::TlsRoute(o) => ("gateway.networking.k8s.io/v1alpha2", json!({"spec": routes::route(o)})),
+        Object::TcpRoute(o) => ("gateway.networking.k8s.io/v1alpha2", json!({"spec": routes::route(o)})),
+        Object::EgressNetwork(o) => {
+            ("policy.linkerd.io/v1alpha1", json!({"spec": routes::egress_network(o)}))
+        }
+        Object::ReferenceGrant(o) => {
+            ("gateway.networking.k8s.io/v1beta1", json!({"spec": routes::reference_grant(o)}))
+        }
     };
     let mut manifest = Map::new();
     manifest.insert("apiVersion".into(), version.into());
@@ -328,6 +358,166 @@ spec:
     - {condition: {any: [{status: {min: 400, max: 404}}, {not: {status: {max: 200}}}]}, isFailure: false}
   - name: other
     condition: {not: {any: [{method: POST}, {all: [{pathRegex: /x}]}]}}
+"#,
+        );
+    }
+
+    #[test]
+    fn policies_are_read_back_the_same() {
+        check(
+            r#"
+apiVersion: policy.linkerd.io/v1beta1
+kind: Server
+metadata: {name: web-http, namespace: shop}
+spec:
+  externalWorkloadSelector: {matchLabels: {app: web}, matchExpressions: [{key: tier, operator: In, values: [a, b]}, {key: old, operator: DoesNotExist}]}
+  port: http
+  proxyProtocol: gRPC
+---
+apiVersion: policy.linkerd.io/v1beta3
+kind: Server
+metadata: {name: all, namespace: shop}
+spec: {podSelector: {}, port: 8080, accessPolicy: audit}
+---
+apiVersion: policy.linkerd.io/v1beta1
+kind: ServerAuthorization
+metadata: {name: a, namespace: shop}
+spec:
+  server: {selector: {matchExpressions: [{key: tier, operator: NotIn, values: [c]}, {key: app, operator: Exists}]}}
+  client: {networks: [{cidr: 10.0.0.0/8, except: [10.1.0.0/16]}], meshTLS: {identities: ["*", "*.shop.serviceaccount", "a.b", "spiffe://mesh/shop/*"]}}
+---
+apiVersion: policy.linkerd.io/v1beta1
+kind: ServerAuthorization
+metadata: {name: b, namespace: shop}
+spec: {server: {name: all}, client: {meshTLS: {serviceAccounts: [{name: web}, {name: api, namespace: office}]}}}
+---
+apiVersion: policy.linkerd.io/v1beta1
+kind: ServerAuthorization
+metadata: {name: c, namespace: shop}
+spec: {server: {name: all}, client: {meshTLS: {unauthenticatedTLS: true}}}
+---
+apiVersion: policy.linkerd.io/v1beta1
+kind: ServerAuthorization
+metadata: {name: d, namespace: shop}
+spec: {server: {name: all}, client: {unauthenticated: true}}
+---
+apiVersion: policy.linkerd.io/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: a, namespace: shop}
+spec:
+  targetRef: {group: policy.linkerd.io, kind: Server, name: web-http}
+  requiredAuthenticationRefs:
+  - {group: policy.linkerd.io, kind: MeshTLSAuthentication, name: m}
+  - {group: policy.linkerd.io, kind: NetworkAuthentication, name: nets, namespace: office}
+---
+apiVersion: policy.linkerd.io/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: b, namespace: shop}
+spec: {targetRef: {kind: Namespace, name: shop}, requiredAuthenticationRefs: [{kind: ServiceAccount, name: web}]}
+---
+apiVersion: policy.linkerd.io/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: c, namespace: shop}
+spec: {targetRef: {group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}, requiredAuthenticationRefs: []}
+---
+apiVersion: policy.linkerd.io/v1alpha1
+kind: MeshTLSAuthentication
+metadata: {name: m, namespace: shop}
+spec: {identityRefs: [{kind: ServiceAccount, name: web}, {kind: Namespace, name: office}]}
+---
+apiVersion: policy.linkerd.io/v1alpha1
+kind: MeshTLSAuthentication
+metadata: {name: m2, namespace: shop}
+spec: {identities: ["web.shop.serviceaccount.identity.linkerd.cluster.local"]}
+---
+apiVersion: policy.linkerd.io/v1alpha1
+kind: NetworkAuthentication
+metadata: {name: nets, namespace: office}
+spec: {networks: [{cidr: 192.168.0.0/16}, {cidr: "fd00::/8", except: ["fd00:1::/32"]}, {cidr: 10.0.0.7}]}
+---
+apiVersion: policy.linkerd.io/v1alpha1
+kind: HTTPLocalRateLimitPolicy
+metadata: {name: l, namespace: shop}
+spec:
+  targetRef: {group: policy.linkerd.io, kind: Server, name: web-http}
+  total: {requestsPerSecond: 100}
+  identity: {requestsPerSecond: 20}
+  overrides: [{requestsPerSecond: 50, clientRefs: [{kind: ServiceAccount, name: web, namespace: office}]}]
+"#,
+        );
+    }
+
+    #[test]
+    fn routes_are_read_back_the_same() {
+        check(
+            r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: shop, annotations: {retry.linkerd.io/http: 5xx}}
+spec:
+  parentRefs: [{group: core, kind: Service, name: web, port: 80}, {name: gw, sectionName: x}]
+  hostnames: [Web.example, "*.example.org"]
+  rules:
+  - name: first
+    matches:
+    - path: {type: Exact, value: /a}
+      headers: [{name: X-User, value: amy}, {name: x-b, type: RegularExpression, value: "b.*"}]
+      queryParams: [{name: q, value: "1"}, {name: r, type: RegularExpression, value: "[0-9]+"}]
+      method: PUT
+    - path: {type: RegularExpression, value: "/b/.*"}
+    filters:
+    - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x, value: "1"}], add: [{name: yy, value: "2"}], remove: [z]}}
+    - {type: ResponseHeaderModifier, responseHeaderModifier: {remove: [z]}}
+    backendRefs:
+    - {name: web, port: 80, weight: 9}
+    - {group: "", kind: Service, name: api, namespace: office, port: 81, filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {add: [{name: a, value: b}]}}]}
+    timeouts: {request: 10s, backendRequest: 1s}
+  - filters: [{type: RequestRedirect, requestRedirect: {scheme: https, hostname: b.example, port: 8443, statusCode: 302, path: {type: ReplacePrefixMatch, replacePrefixMatch: /c}}}]
+  - {}
+---
+apiVersion: policy.linkerd.io/v1beta3
+kind: HTTPRoute
+metadata: {name: r, namespace: shop}
+spec:
+  parentRefs: [{group: policy.linkerd.io, kind: Server, name: web-http}]
+  rules: [{matches: [{path: {value: /}}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: g, namespace: shop}
+spec:
+  parentRefs: [{group: core, kind: Service, name: web, namespace: office}]
+  rules: [{matches: [{method: {service: a.B, method: C}, headers: [{name: x, value: z}]}, {method: {method: C}}], backendRefs: [{name: web, port: 80}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TLSRoute
+metadata: {name: t, namespace: shop}
+spec:
+  parentRefs: [{group: policy.linkerd.io, kind: EgressNetwork, name: all, port: 443}]
+  hostnames: ["*.example.org"]
+  rules: [{backendRefs: [{group: policy.linkerd.io, kind: EgressNetwork, name: all}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TCPRoute
+metadata: {name: t, namespace: shop}
+spec: {parentRefs: [{group: core, kind: Service, name: db}], rules: [{backendRefs: [{name: db, port: 5432}, {name: db2, port: 5432, weight: 0}]}]}
+---
+apiVersion: policy.linkerd.io/v1alpha1
+kind: EgressNetwork
+metadata: {name: all, namespace: shop}
+spec: {trafficPolicy: Deny, networks: [{cidr: 0.0.0.0/0, except: [10.0.0.0/8]}]}
+---
+apiVersion: policy.linkerd.io/v1alpha1
+kind: EgressNetwork
+metadata: {name: any, namespace: shop}
+spec: {trafficPolicy: Allow}
+---
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {name: g, namespace: office}
+spec:
+  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop}, {group: x, kind: Yy, namespace: shop}]
+  to: [{group: "", kind: Service}, {group: "", kind: Service, name: api}, {group: "", kind: Secret}]
 "#,
         );
     }

@@ -11,11 +11,13 @@ use crate::write::is_own;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use weft_index::verdict::settle;
+use weft_model::attach::RouteRule;
 use weft_model::object::{Key, Kind, Object, Origin};
 
 /// Most objects in force; the rest, by file name, is reported and left out. Each takes some 3 KiB.
 pub(crate) const OBJECT_LIMIT: usize = 50_000;
-/// Most endpoints of slices in force, and routes of profiles, together; the objects of the rest are left out.
+/// Most endpoints of slices in force, routes of profiles, and matches and backends of routes, together; the objects of the
+/// rest are left out.
 /// Each takes half a KiB, and as much again in each answer that has it.
 pub(crate) const ENTRY_LIMIT: usize = 120_000;
 
@@ -171,6 +173,14 @@ fn entries(object: &Object) -> usize {
     match object {
         Object::EndpointSlice(slice) => slice.endpoints.iter().map(|e| e.ips.len().max(1)).sum(),
         Object::ServiceProfile(profile) => profile.routes.len(),
+        Object::HttpRoute(route)
+        | Object::PolicyHttpRoute(route)
+        | Object::GrpcRoute(route)
+        | Object::TlsRoute(route)
+        | Object::TcpRoute(route) => {
+            let of_rule = |rule: &RouteRule| rule.matches.len().max(1) + rule.backends.len();
+            route.rules.iter().map(of_rule).sum()
+        }
         _ => 0,
     }
 }

@@ -170,7 +170,7 @@ async fn check(name: &str) {
     scratch.put("all.yaml", &read("manifests.yaml"));
     let (mut options, mut steps) = (scratch.options(), steps(&read("transcript.txt")));
     if steps[0].line == "with zone-weights" {
-        options.zone_weights = ZoneWeights::LocalTenfold;
+        options.config.zone_weights = ZoneWeights::LocalTenfold;
         steps.remove(0);
     }
     let control = start(options).await;
@@ -253,20 +253,27 @@ cases! {
     an_endpoint_without_the_mesh
     an_undeclared_port
     app_protocols
+    connection_routes
+    consumer_routes
     default_inbound_policies
     default_outbound_policies
     default_profiles
     egress
+    egress_networks
     endpoint_profiles
     endpoints_that_change
     failure_accrual
     gateways_and_mirrors
+    grpc_routes
     headless_instances
+    http_routes
+    inbound_routes
     inherited_inbound_policies
     opaque_endpoints
     opaque_inbound
     refused_destinations
     refused_ports
+    servers
     skipped_ports
     timeouts_and_retries
     two_address_families

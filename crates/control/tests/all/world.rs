@@ -9,9 +9,8 @@ use weft_control::{Control, Options};
 use weft_identity::authority::{Authority, Lifetimes};
 use weft_identity::store::{LocalName, Store};
 use weft_identity::token::{Grant, Token, TokenKey, Uses};
-use weft_index::config::ZoneWeights;
-use weft_model::identity::{Id, MeshNames, TlsTarget};
-use weft_model::policy::DefaultPolicy;
+use weft_index::Config;
+use weft_model::identity::{Id, TlsTarget};
 use weft_net::body::Body;
 use weft_net::prefixed::Bounds;
 use weft_net::socket::{self, SocketOptions};
@@ -69,13 +68,7 @@ impl Scratch {
             listen: any,
             names: Vec::new(),
             admin: any,
-            mesh: MeshNames::default(),
-            cluster_networks: Vec::new(),
-            default_policy: DefaultPolicy::AllUnauthenticated,
-            opaque_ports: [25u16, 587, 3306, 4444, 5432, 6379, 9300, 11211]
-                .map(|p| p.try_into().unwrap())
-                .into(),
-            zone_weights: ZoneWeights::Even,
+            config: Config::default(),
             issuer: None,
             issuance_lifetime: Duration::from_secs(24 * 3600),
             connections: 4096,

@@ -2,6 +2,7 @@
 
 mod endpoints;
 mod inbound;
+mod judged;
 mod outbound;
 mod profiles;
 mod scale;

@@ -3,12 +3,20 @@
 use crate::world::*;
 use fastrand::Rng;
 use std::collections::BTreeMap;
+use weft_index::config::ReferenceGrants;
 use weft_index::{Answer, Config, Index, OutboundTarget, Question, ViewKey};
-use weft_model::object::{Change, Object};
-use weft_model::service::{ProfileOverride, ServiceProfile, TargetKind, TrafficPolicy};
+use weft_model::attach::{EgressNetwork, EgressTraffic, ParentKind, ReferenceGrant};
+use weft_model::object::{Change, Kind, Object};
+use weft_model::policy::DefaultPolicy;
+use weft_model::server::{
+    AuthenticationRef, Client, MeshTlsAuthentication, NetworkAuthentication, PolicyTarget, RateLimitPolicy,
+    Selector, ServerAuthorization, ServerProtocol, Servers, Subject,
+};
+use weft_model::service::{ProfileOverride, ServiceProfile, TargetKind, TargetPort, TrafficPolicy};
 use weft_model::workload::Asker;
 
 const NAMESPACES: [&str; 2] = ["shop", "office"];
+const GRANTS: [ReferenceGrants; 2] = [ReferenceGrants::Ignored, ReferenceGrants::Required];
 const APPS: [&str; 3] = ["web", "db", "api"];
 
 fn one<'a>(rng: &mut Rng, list: &[&'a str]) -> &'a str {
@@ -29,9 +37,102 @@ fn annotations(rng: &mut Rng) -> Vec<(&'static str, &'static str)> {
 }
 
 fn object(rng: &mut Rng) -> Object {
+    let mut object = if rng.bool() { policy_object(rng) } else { plain_object(rng) };
+    if rng.u8(..3) == 0 {
+        object.meta_mut().created = created(rng.i64(..5));
+    }
+    object
+}
+
+/// A server, authorization, route or the like.
+fn policy_object(rng: &mut Rng) -> Object {
+    let (ns, app) = (one(rng, &NAMESPACES), one(rng, &APPS));
+    let path = |rng: &mut Rng, of: &str| format!("{ns}/{of}-{}", rng.u8(..2));
+    let other = one(rng, &NAMESPACES);
+    match rng.u8(..9) {
+        0 => {
+            let target = [TargetPort::Name("http".into()), TargetPort::Number(port(8080))];
+            let mut server = server(&path(rng, "server"), app, target[rng.usize(..2)].clone());
+            server.meta.labels = pairs(&[("app", app)]);
+            server.protocol = ServerProtocol::ALL[rng.usize(..6)].0;
+            server.access = DefaultPolicy::ALL[rng.usize(..6)];
+            server.object()
+        }
+        1 => {
+            let servers = match rng.bool() {
+                true => Servers::Named(format!("server-{}", rng.u8(..2))),
+                false => Servers::Selected(Selector { labels: pairs(&[("app", app)]), expressions: vec![] }),
+            };
+            let client = [Client::Unauthenticated, Client::TlsUnauthenticated][rng.usize(..2)].clone();
+            let networks = if rng.bool() { nets(&["10.0.0.0/8"]) } else { vec![] };
+            ServerAuthorization { meta: meta(&path(rng, "saz")), servers, networks, client }.object()
+        }
+        2 => {
+            let target = match rng.u8(..3) {
+                0 => PolicyTarget::Namespace,
+                1 => PolicyTarget::Server(format!("server-{}", rng.u8(..2))),
+                _ => PolicyTarget::Route(Kind::HttpRoute, format!("route-{}", rng.u8(..2))),
+            };
+            let named = rng.bool().then(|| other.to_owned());
+            let required = match rng.u8(..4) {
+                0 => vec![],
+                1 => vec![AuthenticationRef::Account(account(app))],
+                2 => vec![AuthenticationRef::MeshTls { namespace: named, name: "mesh-0".into() }],
+                _ => vec![AuthenticationRef::Network { namespace: named, name: "net-0".into() }],
+            };
+            policy(&path(rng, "policy"), target, required).object()
+        }
+        3 => {
+            let subjects = vec![[Subject::Anybody, Subject::Account(account(app))][rng.usize(..2)].clone()];
+            MeshTlsAuthentication { meta: meta(&path(rng, "mesh")), subjects }.object()
+        }
+        4 => {
+            let networks = nets(&[["10.0.0.0/8", "10.1.0.0/16"][rng.usize(..2)]]);
+            NetworkAuthentication { meta: meta(&path(rng, "net")), networks }.object()
+        }
+        5 => {
+            let (total, server) = (Some(rng.u32(1..3)), format!("server-{}", rng.u8(..2)));
+            let meta = meta(&path(rng, "limit"));
+            RateLimitPolicy { meta, server, total, identity: None, overrides: vec![] }.object()
+        }
+        6 => {
+            let networks =
+                (rng.u8(..3) > 0).then(|| nets(&[["203.0.113.0/24", "10.0.0.0/8"][rng.usize(..2)]]));
+            let traffic = [EgressTraffic::Allow, EgressTraffic::Deny][rng.usize(..2)];
+            let path =
+                if rng.u8(..3) == 0 { "linkerd-egress/egress-0".to_owned() } else { path(rng, "egress") };
+            EgressNetwork { meta: meta(&path), traffic, networks }.object()
+        }
+        7 => {
+            let to = vec![rng.bool().then(|| app.to_owned())];
+            let from = vec![(Kind::HttpRoute, other.to_owned())];
+            ReferenceGrant { meta: meta(&path(rng, "grant")), from, to }.object()
+        }
+        _ => {
+            let number = [None, Some(80), Some(81)][rng.usize(..3)];
+            let parent = match rng.u8(..4) {
+                0 => parent(ParentKind::Server, &format!("{ns}/server-{}", rng.u8(..2)), None),
+                1 => parent(ParentKind::EgressNetwork, &format!("{other}/egress-0"), Some(80)),
+                _ => parent(ParentKind::Service, &format!("{other}/{app}"), number),
+            };
+            let mut made = route(&path(rng, "route"), vec![parent], &[["/", "/a"][rng.usize(..2)]]);
+            if rng.bool() {
+                let to = format!("{}/{}", one(rng, &NAMESPACES), one(rng, &APPS));
+                made.rules[0].backends = vec![backend(&to, 80, rng.u32(..3)), backend("shop/none", 80, 1)];
+            }
+            let kind = Kind::ROUTES[rng.usize(..5)];
+            if kind == Kind::GrpcRoute {
+                made.rules[0].matches.clear();
+            }
+            routed(kind, made)
+        }
+    }
+}
+
+fn plain_object(rng: &mut Rng) -> Object {
     let ns = one(rng, &NAMESPACES);
     let app = one(rng, &APPS);
-    let mut object = match rng.u8(..10) {
+    match rng.u8(..10) {
         0 => namespace(ns, &annotations(rng)).object(),
         1..=2 => {
             let ip = format!("240.0.0.{}", rng.u8(1..4));
@@ -103,11 +204,7 @@ fn object(rng: &mut Rng) -> Object {
             }
             .object()
         }
-    };
-    if rng.u8(..3) == 0 {
-        object.meta_mut().created = created(rng.i64(..5));
     }
-    object
 }
 
 fn questions() -> Vec<Question> {
@@ -127,7 +224,11 @@ fn questions() -> Vec<Question> {
                 }
             }
         }
-        for ip in (1..4).map(|n| format!("240.0.0.{n}")).chain((1..9).map(|n| format!("10.0.0.{n}"))) {
+        for ip in (1..4)
+            .map(|n| format!("240.0.0.{n}"))
+            .chain((1..9).map(|n| format!("10.0.0.{n}")))
+            .chain(["203.0.113.7".to_owned()])
+        {
             for port in [80, 81, 8080] {
                 let path = format!("{ip}:{port}");
                 let target = OutboundTarget::Address(path.parse().unwrap());
@@ -158,7 +259,8 @@ fn answers(index: &Index, questions: &[Question]) -> Vec<Answer> {
 fn run(seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let questions = questions();
-    let changes: Vec<Change> = (0..40)
+    let config = Config { reference_grants: GRANTS[rng.usize(..2)], ..Config::default() };
+    let changes: Vec<Change> = (0..80)
         .map(|_| {
             let object = object(&mut rng);
             if rng.u8(..4) == 0 { Change::Delete(object.key()) } else { Change::Upsert(object) }
@@ -166,7 +268,7 @@ fn run(seed: u64) {
         .collect();
 
     // One by one, recomputing only what is touched, as a server does.
-    let mut single = Index::new(Config::default());
+    let mut single = Index::new(config.clone());
     let mut held: Vec<Option<(ViewKey, Answer)>> = Vec::new();
     for question in &questions {
         held.push(single.view(question).ok().map(|view| {
@@ -191,7 +293,7 @@ fn run(seed: u64) {
     }
 
     let expected = answers(&single, &questions);
-    let mut at_once = Index::new(Config::default());
+    let mut at_once = Index::new(config.clone());
     at_once.apply(changes.clone());
     assert_eq!(answers(&at_once, &questions), expected, "seed {seed}: all at once");
 
@@ -206,7 +308,7 @@ fn run(seed: u64) {
     }
     let mut last: Vec<Change> = last.into_values().collect();
     rng.shuffle(&mut last);
-    let mut shuffled = Index::new(Config::default());
+    let mut shuffled = Index::new(config.clone());
     shuffled.apply(last);
     assert_eq!(answers(&shuffled, &questions), expected, "seed {seed}: shuffled");
     assert_eq!(shuffled.objects().count(), single.objects().count(), "seed {seed}");
@@ -214,13 +316,13 @@ fn run(seed: u64) {
     // And nothing is left when everything is gone.
     let all: Vec<Change> = single.objects().map(|o| Change::Delete(o.key())).collect();
     single.apply(all);
-    let empty = Index::new(Config::default());
+    let empty = Index::new(config.clone());
     assert_eq!(format!("{single:?}"), format!("{empty:?}"), "seed {seed}: something is left behind");
 }
 
 #[test]
 fn random_changes_one_by_one_equal_the_same_changes_at_once() {
-    for seed in 0..12 {
+    for seed in 0..24 {
         run(seed);
     }
 }

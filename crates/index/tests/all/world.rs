@@ -4,9 +4,18 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use weft_index::{Answer, Config, EndpointSet, Index, OutboundTarget, Question, Refusal, RefusalKind};
-use weft_model::object::{Change, Created, Metadata, Object, Origin};
-use weft_model::policy::{InboundPolicy, OutboundPolicy};
+use weft_model::attach::{
+    BackendKind, BackendRef, EgressNetwork, ParentKind, ParentRef, ReferenceGrant, RouteResource, RouteRule,
+};
+use weft_model::authorization::NetworkMatch;
+use weft_model::object::{Change, Created, Kind, Metadata, Object, Origin};
+use weft_model::policy::{DefaultPolicy, InboundPolicy, OutboundPolicy};
 use weft_model::profile::Profile;
+use weft_model::route::{HttpMatch, PathMatch, RequestMatch};
+use weft_model::server::{
+    AccountRef, AuthenticationRef, AuthorizationPolicy, MeshTlsAuthentication, NetworkAuthentication,
+    PolicyTarget, RateLimitPolicy, Selector, Server, ServerAuthorization, ServerProtocol, Workloads,
+};
 use weft_model::service::{
     Addressing, EndpointSlice, Namespace, Service, ServicePort, ServiceProfile, SliceEndpoint, SlicePort,
     TargetKind, TargetPort, TargetRef, TrafficPolicy, Transport,
@@ -113,30 +122,103 @@ pub(crate) fn created(at: i64) -> Option<Created> {
 pub(crate) trait Put {
     fn object(self) -> Object;
 }
-impl Put for Service {
+macro_rules! put {
+    ($($noun:ident)*) => {
+        $(impl Put for $noun {
+            fn object(self) -> Object {
+                Object::$noun(Arc::new(self))
+            }
+        })*
+    };
+}
+
+put! {
+    Service ExternalWorkload EndpointSlice Namespace ServiceProfile Server ServerAuthorization AuthorizationPolicy
+    MeshTlsAuthentication NetworkAuthentication RateLimitPolicy EgressNetwork ReferenceGrant
+}
+
+impl Put for Object {
     fn object(self) -> Object {
-        Object::Service(Arc::new(self))
+        self
     }
 }
-impl Put for ExternalWorkload {
-    fn object(self) -> Object {
-        Object::ExternalWorkload(Arc::new(self))
+
+/// A route of a kind.
+pub(crate) fn routed(kind: Kind, route: RouteResource) -> Object {
+    let route = Arc::new(route);
+    match kind {
+        Kind::HttpRoute => Object::HttpRoute(route),
+        Kind::PolicyHttpRoute => Object::PolicyHttpRoute(route),
+        Kind::GrpcRoute => Object::GrpcRoute(route),
+        Kind::TlsRoute => Object::TlsRoute(route),
+        Kind::TcpRoute => Object::TcpRoute(route),
+        other => panic!("{other:?} is no route"),
     }
 }
-impl Put for EndpointSlice {
-    fn object(self) -> Object {
-        Object::EndpointSlice(Arc::new(self))
+
+/// A reference to `namespace/name`, with or without a port.
+pub(crate) fn parent(kind: ParentKind, path: &str, port: Option<u16>) -> ParentRef {
+    let (namespace, name) = path.split_once('/').unwrap();
+    ParentRef {
+        kind,
+        namespace: Some(namespace.into()),
+        name: name.into(),
+        section: None,
+        port: port.and_then(NonZeroU16::new),
     }
 }
-impl Put for Namespace {
-    fn object(self) -> Object {
-        Object::Namespace(Arc::new(self))
+
+/// A route with these parents and one rule per path prefix.
+pub(crate) fn route(path: &str, parents: Vec<ParentRef>, prefixes: &[&str]) -> RouteResource {
+    let rule = |prefix: &&str| {
+        let of = HttpMatch { path: Some(PathMatch::Prefix((*prefix).into())), ..HttpMatch::default() };
+        RouteRule { matches: vec![RequestMatch::Http(of)], ..RouteRule::default() }
+    };
+    RouteResource { meta: meta(path), parents, hosts: vec![], rules: prefixes.iter().map(rule).collect() }
+}
+
+/// A backend `namespace/name` on a port.
+pub(crate) fn backend(path: &str, number: u16, weight: u32) -> BackendRef {
+    let (namespace, name) = path.split_once('/').unwrap();
+    BackendRef {
+        kind: BackendKind::Service,
+        namespace: Some(namespace.into()),
+        name: name.into(),
+        port: NonZeroU16::new(number),
+        weight,
+        filters: vec![],
     }
 }
-impl Put for ServiceProfile {
-    fn object(self) -> Object {
-        Object::ServiceProfile(Arc::new(self))
+
+/// A server for external workloads with label `app`.
+pub(crate) fn server(path: &str, app: &str, port: TargetPort) -> Server {
+    let selector = Selector { labels: pairs(&[("app", app)]), expressions: vec![] };
+    Server {
+        meta: meta(path),
+        workloads: Workloads::External(selector),
+        port,
+        protocol: ServerProtocol::Unknown,
+        access: DefaultPolicy::Deny,
     }
+}
+
+/// A policy about a target that requires this.
+pub(crate) fn policy(
+    path: &str,
+    target: PolicyTarget,
+    required: Vec<AuthenticationRef>,
+) -> AuthorizationPolicy {
+    AuthorizationPolicy { meta: meta(path), target, required }
+}
+
+/// The service account of this name, in the namespace of whatever names it.
+pub(crate) fn account(name: &str) -> AccountRef {
+    AccountRef { namespace: None, name: name.into() }
+}
+
+/// Networks without holes.
+pub(crate) fn nets(list: &[&str]) -> Vec<NetworkMatch> {
+    list.iter().map(|net| NetworkMatch::from(net.parse::<ipnet::IpNet>().unwrap())).collect()
 }
 
 /// An index with short questions.

@@ -3,3 +3,4 @@
 mod corpus;
 mod directory;
 mod documents;
+mod policies;

@@ -3,7 +3,7 @@
 //! Reads directories as `weft control` would, judges every object as it would (`index::verdict`), and prints one table.
 //! Meant for people and for CI: the exit status says whether anything is wrong. Changes nothing.
 
-use super::{Environment, fail, mesh, refuse};
+use super::{Environment, fail, mesh, policy, refuse};
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use weft_resources::report::{Finding, Report};
 pub(crate) const ABOUT: &str = "Say of each manifest whether it would be in force, and if not, why";
 
 pub(crate) fn arguments(command: clap::Command) -> clap::Command {
-    command
+    let command = command
         .arg(
             Arg::new("manifests")
                 .long("manifests")
@@ -30,18 +30,16 @@ pub(crate) fn arguments(command: clap::Command) -> clap::Command {
         )
         .arg(Arg::new("strict").long("strict").action(ArgAction::SetTrue).help(
             "Fail also on what is only a warning: objects that wait for others, and parts without effect",
-        ))
-        .arg(mesh::cluster_domain())
+        ));
+    mesh::naming(policy::arguments(command))
 }
 
 pub(crate) fn run(matches: &ArgMatches, _: &Environment) -> ExitCode {
-    let domain = match mesh::domain(matches) {
-        Ok(domain) => domain,
-        Err(mistake) => return refuse([mistake]),
+    let config = match policy::config(matches) {
+        Ok(config) => config,
+        Err(mistakes) => return refuse(mistakes),
     };
     let roots = matches.get_many::<PathBuf>("manifests").into_iter().flatten().map(PathBuf::as_path);
-    let mut config = Config::default();
-    config.mesh.cluster_domain = domain;
     let checked = match check(roots, config) {
         Ok(checked) => checked,
         Err(error) => return fail(error),
@@ -77,6 +75,8 @@ struct Checked {
     files: usize,
     /// Documents of kinds that have no effect, by `apiVersion/kind`.
     ignored: BTreeMap<String, usize>,
+    /// Objects that Linkerd's control plane would make something else of, and what.
+    differing: Vec<(String, String)>,
 }
 
 fn check<'a>(roots: impl Iterator<Item = &'a Path>, config: Config) -> Result<Checked, String> {
@@ -149,7 +149,7 @@ impl Checked {
 
     fn judged(&mut self, verdict: &Verdict, file: String) {
         let severity = match (&verdict.state, verdict.notes.is_empty()) {
-            (State::Conflicted { .. }, _) => Severity::Error,
+            (State::Conflicted { .. } | State::Refused { .. }, _) => Severity::Error,
             (State::Dangling { .. }, _) | (_, false) => Severity::Warning,
             (State::Accepted, true) => Severity::Fine,
         };
@@ -162,6 +162,7 @@ impl Checked {
             about: about.join("; "),
             severity,
         });
+        self.differing.extend(verdict.differs.iter().map(|about| (verdict.key.to_string(), about.clone())));
     }
 
     /// The table with its summary.
@@ -188,6 +189,14 @@ impl Checked {
             let kinds: Vec<_> =
                 self.ignored.iter().map(|(kind, count)| format!("{kind} ({count})")).collect();
             text.push_str(&format!("without effect here: {}\n", kinds.join(", ")));
+        }
+        if !self.differing.is_empty() {
+            text.push_str("\nOtherwise under Linkerd's control plane:\n");
+            let wide =
+                self.differing.iter().map(|(object, _)| object.chars().count()).max().unwrap_or_default();
+            for (object, about) in &self.differing {
+                text.push_str(&format!("{object:wide$}  {about}\n"));
+            }
         }
         text
     }

@@ -3,19 +3,15 @@
 //! Turns arguments into `weft_control::Options`, starts the log and one runtime, and waits for the control
 //! plane to end by itself.
 
-use super::{Environment, fail, mesh, refuse};
+use super::{Environment, fail, mesh, policy, refuse};
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
-use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use weft_control::{Options, StreamLimits};
 use weft_identity::authority::IssuerFiles;
-use weft_index::config::ZoneWeights;
 use weft_model::name::DnsName;
-use weft_model::policy::DefaultPolicy;
-use weft_settings::grammar;
 use weft_telemetry::log::{self, Format, Sink};
 
 pub(crate) const ABOUT: &str = "Run the control plane: serve proxies from a directory of manifests";
@@ -44,7 +40,7 @@ pub(crate) fn arguments(command: clap::Command) -> clap::Command {
                 .conflicts_with("name")
                 .help("Speak without TLS; only on a loopback address. Everybody on this host is believed"),
         );
-    mesh::arguments(limit_arguments(issuer_arguments(policy_arguments(command))))
+    mesh::arguments(limit_arguments(issuer_arguments(policy::arguments(own_arguments(command)))))
 }
 
 /// The files of an external authority: all three or none.
@@ -99,32 +95,13 @@ fn issuer(matches: &ArgMatches) -> Option<IssuerFiles> {
     Some(IssuerFiles { certificates: certificates?, key: key?, anchors: anchors? })
 }
 
-/// The peer's name of it.
-const ZONE_WEIGHTS: &str = "ext-endpoint-zone-weights";
-
-fn policy_arguments(command: clap::Command) -> clap::Command {
-    let plain = |name: &'static str, value: &'static str, default: &'static str| {
-        Arg::new(name).long(name).value_name(value).default_value(default)
-    };
+fn own_arguments(command: clap::Command) -> clap::Command {
     command
-        .arg(plain("cluster-networks", "CIDRS", "").help("What `cluster-*` policies admit, comma-separated"))
         .arg(
-            plain("default-policy", "POLICY", "all-unauthenticated")
-                .value_parser(DefaultPolicy::ALL.map(DefaultPolicy::name))
-                .help("Who may use ports that no manifest speaks of"),
-        )
-        .arg(
-            plain("opaque-ports", "PORTS", "25,587,3306,4444,5432,6379,9300,11211")
-                .help("Ports that are opaque unless a manifest says otherwise, such as `25,5000-5010`"),
-        )
-        .arg(
-            Arg::new(ZONE_WEIGHTS)
-                .long(ZONE_WEIGHTS)
-                .action(ArgAction::SetTrue)
-                .help("Endpoints in the asker's own zone get ten times the weight of others"),
-        )
-        .arg(
-            plain("issuance-lifetime", "TIME", "24h")
+            Arg::new("issuance-lifetime")
+                .long("issuance-lifetime")
+                .value_name("TIME")
+                .default_value("24h")
                 .value_parser(mesh::parse_duration)
                 .help("How long issued certificates live"),
         )
@@ -179,25 +156,11 @@ pub(crate) fn run(matches: &ArgMatches, environment: &Environment) -> ExitCode {
 /// The options, or every mistake in them.
 fn options(matches: &ArgMatches) -> Result<Options, Vec<String>> {
     let mut mistakes = Vec::new();
-    let text = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
-    let (networks, ports, policy) = (text("cluster-networks"), text("opaque-ports"), text("default-policy"));
-    let cluster_networks: Vec<IpNet> = grammar::networks(&networks).unwrap_or_else(|| {
-        mistakes.push(format!("--cluster-networks: `{networks}`; expected networks such as `10.0.0.0/8`"));
-        Vec::new()
-    });
-    let opaque_ports = grammar::ports(&ports).unwrap_or_else(|| {
-        mistakes.push(format!("--opaque-ports: `{ports}`; expected ports such as `25,5000-5010`"));
+    let config = policy::config(matches).unwrap_or_else(|wrong| {
+        mistakes = wrong;
         Default::default()
     });
-    let default_policy = DefaultPolicy::parse(&policy).unwrap_or(DefaultPolicy::Deny);
-    if default_policy.name().starts_with("cluster-") && cluster_networks.is_empty() {
-        mistakes.push(format!("--default-policy: `{policy}` needs --cluster-networks"));
-    }
-    let mesh = mesh::names(matches).unwrap_or_else(|mistake| {
-        mistakes.push(mistake);
-        Default::default()
-    });
-    let names = names(matches, &mesh, &mut mistakes);
+    let names = names(matches, &config.mesh, &mut mistakes);
     let address = |name: &str| matches.get_one::<SocketAddr>(name).copied();
     let (Some(listen), Some(admin)) = (address("listen"), address("admin")) else { return Err(mistakes) };
     if names.is_empty() && !listen.ip().to_canonical().is_loopback() {
@@ -216,15 +179,7 @@ fn options(matches: &ArgMatches) -> Result<Options, Vec<String>> {
         listen,
         names,
         admin,
-        mesh,
-        cluster_networks,
-        default_policy,
-        opaque_ports,
-        zone_weights: if matches.get_flag(ZONE_WEIGHTS) {
-            ZoneWeights::LocalTenfold
-        } else {
-            ZoneWeights::Even
-        },
+        config,
         issuer: issuer(matches),
         issuance_lifetime: matches.get_one::<Duration>("issuance-lifetime").copied().unwrap_or_default(),
         connections,
@@ -275,19 +230,13 @@ mod tests {
         let name = "weft-control.linkerd.serviceaccount.identity.linkerd.cluster.local";
         assert_eq!(options.names.iter().map(DnsName::as_str).collect::<Vec<_>>(), [name]);
         assert_eq!(options.issuance_lifetime, Duration::from_secs(24 * 3600));
-        assert_eq!(options.opaque_ports.len(), 8);
-        assert_eq!(options.zone_weights, ZoneWeights::Even);
-        let tenfold = parse(&["--ext-endpoint-zone-weights"]).unwrap();
-        assert_eq!(tenfold.zone_weights, ZoneWeights::LocalTenfold);
+        assert_eq!(options.config, weft_index::Config::default());
     }
 
     #[test]
     fn mistakes_are_told_all_at_once() {
-        let mistakes =
-            parse(&["--cluster-networks", "x", "--opaque-ports", "9-1", "--name", "a b"]).unwrap_err();
-        assert_eq!(mistakes.len(), 3, "{mistakes:?}");
-        assert!(parse(&["--default-policy", "cluster-authenticated"]).is_err());
-        assert!(parse(&["--trust-domain", "a b"]).is_err());
+        let mistakes = parse(&["--cluster-networks", "x", "--name", "a b"]).unwrap_err();
+        assert_eq!(mistakes.len(), 2, "{mistakes:?}");
     }
 
     #[test]

@@ -16,19 +16,25 @@ pub(crate) const LISTEN: &str = "127.0.0.1:8086";
 const ACCOUNT: &str = "weft-control";
 
 pub(crate) fn arguments(command: clap::Command) -> clap::Command {
-    command
-        .arg(
+    naming(
+        command.arg(
             Arg::new("state-dir")
                 .long("state-dir")
                 .value_name("DIR")
                 .value_parser(value_parser!(PathBuf))
                 .default_value("weft-state")
                 .help("Where the certificate authority and the key of join tokens are kept"),
-        )
+        ),
+    )
+}
+
+/// The arguments that name the mesh.
+pub(crate) fn naming(command: clap::Command) -> clap::Command {
+    command
         .arg(
             text("control-namespace", "NAME", "linkerd").help("Namespace of the control plane in identities"),
         )
-        .arg(cluster_domain())
+        .arg(text("cluster-domain", "DOMAIN", "cluster.local").help("Domain of services"))
         .arg(
             Arg::new("trust-domain")
                 .long("trust-domain")
@@ -37,13 +43,8 @@ pub(crate) fn arguments(command: clap::Command) -> clap::Command {
         )
 }
 
-/// The argument that names the domain of services.
-pub(crate) fn cluster_domain() -> Arg {
-    text("cluster-domain", "DOMAIN", "cluster.local").help("Domain of services")
-}
-
 /// The domain of services.
-pub(crate) fn domain(matches: &ArgMatches) -> Result<String, String> {
+fn domain(matches: &ArgMatches) -> Result<String, String> {
     let text = matches.get_one::<String>("cluster-domain").cloned();
     named("cluster-domain", text.unwrap_or(MeshNames::default().cluster_domain))
 }
