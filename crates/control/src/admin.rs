@@ -1,8 +1,9 @@
 //! The operator's view of the control plane: liveness, readiness, metrics, state, log level.
 //!
-//! State, log level and the confirmation of removals are for local clients only. It never changes manifests or
-//! certificates.
+//! State, log level and the confirmation of removals are for local clients only; what is below `/v1/` (`api.rs`) also for those
+//! who prove an identity of this mesh over TLS. It never changes manifests or certificates.
 
+use crate::api;
 use crate::sources::Sources;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -10,15 +11,16 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use weft_identity::authority::{Authority, Role};
-use weft_identity::store::Store;
-use weft_index::verdict::{self, State, Verdict};
+use weft_identity::store::{Accept, Store, accept_any};
+use weft_index::verdict;
+use weft_model::identity::Id;
 use weft_net::body::Body;
 use weft_net::stream::Stream;
-use weft_net::{drain, web};
+use weft_net::{drain, prefixed, web};
 use weft_resources::report::{LIST_LIMIT, Report};
 use weft_serve::metrics::Metrics;
 use weft_serve::views::Views;
@@ -47,6 +49,31 @@ pub(crate) struct Seen {
 /// Answers the operator.
 pub(crate) struct Admin(Seen);
 
+/// Who asks.
+#[derive(Clone)]
+struct Client {
+    addr: SocketAddr,
+    /// What it proved over TLS.
+    id: Option<Id>,
+}
+
+impl Client {
+    fn is_local(&self) -> bool {
+        self.addr.ip().to_canonical().is_loopback()
+    }
+
+    /// Whether it is on this host, or one of the mesh.
+    fn is_known(&self) -> bool {
+        self.is_local() || self.id.is_some()
+    }
+}
+
+/// The first byte of a TLS connection.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Longest wait for a client's first byte, and for its handshake.
+const ENTRY: Duration = Duration::from_secs(10);
+
 impl Admin {
     /// Registers what is read at each scrape.
     pub(crate) fn new(seen: Seen) -> Self {
@@ -57,8 +84,20 @@ impl Admin {
         Self(seen)
     }
 
-    async fn answer(&self, request: Request<Body>, client: SocketAddr) -> Response<Body> {
-        let local = client.ip().to_canonical().is_loopback();
+    /// Terminates TLS where a client speaks it; such a client may prove an identity of this mesh.
+    async fn enter(&self, stream: Stream) -> Result<(Stream, Option<Id>), String> {
+        let bounds = prefixed::Bounds { bytes: 1, time: ENTRY };
+        let first = |bytes: &[u8]| bytes.first().map(|byte| *byte == TLS_HANDSHAKE);
+        let (outcome, stream) = prefixed::read(stream, bounds, first).await.map_err(|e| e.to_string())?;
+        if outcome != prefixed::Outcome::Decided(true) || self.0.leaves.is_empty() {
+            return Ok((stream, None));
+        }
+        let accept = Accept { alpn: &[], timeout: ENTRY };
+        let accepted = accept_any(&self.0.leaves, stream, accept).await.map_err(|e| e.to_string())?;
+        Ok((accepted.stream, accepted.client))
+    }
+
+    async fn answer(&self, request: Request<Body>, client: Client) -> Response<Body> {
         let method = request.method().clone();
         match request.uri().path() {
             "/live" => text(StatusCode::OK, "live\n"),
@@ -72,14 +111,10 @@ impl Admin {
                 *response.body_mut() = Body::parts(self.0.registry.scrape());
                 response
             }
-            "/state.json" | "/proxy-log-level" | "/confirm-removals" if !local => {
+            "/state.json" | "/proxy-log-level" | "/confirm-removals" if !client.is_local() => {
                 text(StatusCode::FORBIDDEN, "only for clients on this host\n")
             }
-            "/state.json" => {
-                let mut response = text(StatusCode::OK, format!("{:#}\n", self.state()));
-                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                response
-            }
+            "/state.json" => json_text(StatusCode::OK, &self.state()),
             "/proxy-log-level" => self.log_level(&method, request).await,
             "/confirm-removals" if method == Method::POST => {
                 tracing::warn!("removals that were held back are confirmed");
@@ -87,7 +122,21 @@ impl Admin {
                 text(StatusCode::ACCEPTED, "removals that are held back now will take effect\n")
             }
             "/confirm-removals" => not_allowed("POST"),
-            _ => text(StatusCode::NOT_FOUND, "there is nothing here\n"),
+            path if path.starts_with("/v1/") && !client.is_known() => text(
+                StatusCode::FORBIDDEN,
+                "only for clients on this host or with an identity of this mesh\n",
+            ),
+            path if path.starts_with("/v1/") && method != Method::GET => not_allowed("GET"),
+            path => match path.strip_prefix("/v1/") {
+                Some(below) => {
+                    let query = request.uri().query().unwrap_or_default();
+                    match api::answer(&self.0.views, below, query) {
+                        Some((status, answer)) => json_text(status, &answer),
+                        None => text(StatusCode::NOT_FOUND, "there is nothing here\n"),
+                    }
+                }
+                None => text(StatusCode::NOT_FOUND, "there is nothing here\n"),
+            },
         }
     }
 
@@ -155,20 +204,7 @@ fn manifests(sources: &Sources, out: &mut Exposition) {
 /// Objects that were read well, but are not, or not wholly, in force as they are written; the first of them.
 fn verdicts(views: &Views) -> Vec<Value> {
     let all = views.read(verdict::verdicts);
-    let notable = all.into_iter().filter(|v| v.state != State::Accepted || !v.notes.is_empty());
-    notable.take(LIST_LIMIT).map(|v| told(&v)).collect()
-}
-
-fn told(verdict: &Verdict) -> Value {
-    json!({
-        "object": verdict.key.to_string(),
-        "file": *verdict.origin.file,
-        "line": verdict.origin.line,
-        "state": verdict.state.as_str(),
-        "about": verdict.state.why(),
-        "notes": verdict.notes,
-        "differs": verdict.differs,
-    })
+    all.iter().filter(|v| api::is_notable(v)).take(LIST_LIMIT).map(api::told).collect()
 }
 
 /// When a certificate of ours ends.
@@ -218,7 +254,7 @@ pub(crate) async fn run(admin: Arc<Admin>, listener: TcpListener) {
     loop {
         let Ok((tcp, client)) = listener.accept().await else {
             // Out of descriptors: what waits in the queue would be refused again at once.
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         let Ok(place) = places.clone().try_acquire_owned() else {
@@ -227,18 +263,29 @@ pub(crate) async fn run(admin: Arc<Admin>, listener: TcpListener) {
         };
         let (admin, undrained) = (admin.clone(), undrained.clone());
         tokio::spawn(async move {
-            let answer = move |request| {
-                let admin = admin.clone();
-                async move { admin.answer(request, client).await }
-            };
-            if let Err(error) =
-                web::serve(Stream::tcp(tcp), &web::Limits::default(), answer, &undrained).await
-            {
-                tracing::debug!(%error, %client, "an admin connection ended with an error");
+            match admin.enter(Stream::tcp(tcp)).await {
+                Ok((stream, id)) => {
+                    let client = Client { addr: client, id };
+                    let answer = move |request| {
+                        let (admin, client) = (admin.clone(), client.clone());
+                        async move { admin.answer(request, client).await }
+                    };
+                    let served = web::serve(stream, &web::Limits::default(), answer, &undrained).await;
+                    if let Err(error) = served {
+                        tracing::debug!(%error, "an admin connection ended with an error");
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "an admin connection was refused"),
             }
             drop(place);
         });
     }
+}
+
+fn json_text(status: StatusCode, value: &Value) -> Response<Body> {
+    let mut response = text(status, format!("{value:#}\n"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
@@ -246,4 +293,23 @@ fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_known_by_its_host_or_its_identity() {
+        let mesh = || "web.shop".parse::<Id>().ok();
+        for (addr, id, local, known) in [
+            ("127.0.0.1:1", None, true, true),
+            ("[::ffff:127.0.0.1]:1", None, true, true),
+            ("10.0.0.1:1", None, false, false),
+            ("10.0.0.1:1", mesh(), false, true),
+        ] {
+            let client = Client { addr: addr.parse().unwrap(), id };
+            assert_eq!((client.is_local(), client.is_known()), (local, known), "{addr}");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! and by tests. It never reads the environment and never installs anything global.
 
 mod admin;
+mod api;
 mod assemble;
 #[cfg(test)]
 mod document;

@@ -13,11 +13,11 @@ pub fn admit<'a>(
     authorizations.into_iter().find(|a| in_networks(a, client) && is_authenticated(&a.authentication, peer))
 }
 
-fn in_networks(authorization: &Authorization, client: IpAddr) -> bool {
+pub(crate) fn in_networks(authorization: &Authorization, client: IpAddr) -> bool {
     authorization.networks.iter().any(|n| n.contains(client))
 }
 
-fn is_authenticated(wanted: &Authentication, peer: &Peer) -> bool {
+pub(crate) fn is_authenticated(wanted: &Authentication, peer: &Peer) -> bool {
     match wanted {
         Authentication::Unauthenticated => true,
         Authentication::TlsUnauthenticated => matches!(peer, Peer::Tls(_)),

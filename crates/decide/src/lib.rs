@@ -6,5 +6,6 @@
 
 pub mod authorize;
 pub mod classify;
+pub mod explain;
 pub mod filter;
 pub mod matching;

@@ -31,7 +31,7 @@ impl<'a> RequestView<'a> {
     }
 
     /// The host that the request is for, without its port: its target's, else its `Host`.
-    fn host(&self) -> Option<&'a str> {
+    pub(crate) fn host(&self) -> Option<&'a str> {
         let authority = authority(self.uri, self.headers)?;
         let end = authority.rfind(':').filter(|_| !authority.ends_with(']')).unwrap_or(authority.len());
         authority.get(..end)
@@ -72,17 +72,17 @@ pub fn compile(pattern: &Pattern) -> Result<Regex, InvalidPattern> {
 /// Routes ready to be matched.
 #[derive(Debug)]
 pub struct Matcher {
-    routes: Vec<CompiledRoute>,
+    pub(crate) routes: Vec<CompiledRoute>,
 }
 
 #[derive(Debug)]
-struct CompiledRoute {
-    hosts: Vec<HostMatch>,
-    rules: Vec<Vec<CompiledMatch>>,
+pub(crate) struct CompiledRoute {
+    pub(crate) hosts: Vec<HostMatch>,
+    pub(crate) rules: Vec<Vec<CompiledMatch>>,
 }
 
 #[derive(Debug)]
-enum CompiledMatch {
+pub(crate) enum CompiledMatch {
     Http {
         path: CompiledPath,
         headers: Vec<CompiledHeader>,
@@ -97,15 +97,15 @@ enum CompiledMatch {
 }
 
 #[derive(Debug)]
-enum CompiledPath {
+pub(crate) enum CompiledPath {
     Exact(String),
     Prefix(String),
     Regex(Regex),
 }
 
 #[derive(Debug)]
-struct CompiledHeader {
-    name: http::HeaderName,
+pub(crate) struct CompiledHeader {
+    pub(crate) name: http::HeaderName,
     value: CompiledValue,
 }
 
@@ -116,8 +116,8 @@ enum CompiledValue {
 }
 
 #[derive(Debug)]
-struct CompiledQuery {
-    name: String,
+pub(crate) struct CompiledQuery {
+    pub(crate) name: String,
     value: QueryValue,
 }
 
@@ -237,7 +237,10 @@ fn compile_query(query: &QueryMatch) -> Result<CompiledQuery, InvalidPattern> {
 }
 
 /// `(exactness, length)` of the best host pattern; `None` if the host is not meant.
-fn rank_host<'a>(patterns: &[HostMatch], host: impl FnOnce() -> Option<&'a str>) -> Option<(u8, usize)> {
+pub(crate) fn rank_host<'a>(
+    patterns: &[HostMatch],
+    host: impl FnOnce() -> Option<&'a str>,
+) -> Option<(u8, usize)> {
     if patterns.is_empty() {
         return Some((0, 0));
     }
@@ -309,7 +312,7 @@ fn rank_match(of: &CompiledMatch, request: &RequestView<'_>) -> Option<(Rank, Op
 }
 
 /// `(characters matched, bytes covered by a prefix)`.
-fn match_path(of: &CompiledPath, path: &str) -> Option<(usize, Option<usize>)> {
+pub(crate) fn match_path(of: &CompiledPath, path: &str) -> Option<(usize, Option<usize>)> {
     match of {
         CompiledPath::Exact(wanted) => (path == wanted).then_some((path.len(), None)),
         CompiledPath::Prefix(prefix) => {
@@ -321,7 +324,7 @@ fn match_path(of: &CompiledPath, path: &str) -> Option<(usize, Option<usize>)> {
     }
 }
 
-fn match_header(of: &CompiledHeader, headers: &HeaderMap) -> bool {
+pub(crate) fn match_header(of: &CompiledHeader, headers: &HeaderMap) -> bool {
     headers.get_all(&of.name).iter().any(|value| match &of.value {
         CompiledValue::Exact(bytes) => value.as_bytes() == bytes.as_slice(),
         CompiledValue::Regex(regex) => value.to_str().is_ok_and(|text| regex.is_match(text)),
@@ -329,20 +332,22 @@ fn match_header(of: &CompiledHeader, headers: &HeaderMap) -> bool {
 }
 
 fn match_queries(wanted: &[CompiledQuery], uri: &Uri) -> bool {
-    wanted.iter().all(|w| {
-        uri.query().unwrap_or_default().split('&').any(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            form_decode(name) == w.name
-                && match &w.value {
-                    QueryValue::Exact(text) => form_decode(value) == *text,
-                    QueryValue::Regex(regex) => regex.is_match(&form_decode(value)),
-                }
-        })
+    wanted.iter().all(|wanted| match_query(wanted, uri))
+}
+
+pub(crate) fn match_query(wanted: &CompiledQuery, uri: &Uri) -> bool {
+    uri.query().unwrap_or_default().split('&').any(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        form_decode(name) == wanted.name
+            && match &wanted.value {
+                QueryValue::Exact(text) => form_decode(value) == *text,
+                QueryValue::Regex(regex) => regex.is_match(&form_decode(value)),
+            }
     })
 }
 
 /// Decodes `+` and `%XX` as forms do; bytes that are not UTF-8 become replacement characters.
-fn form_decode(text: &str) -> String {
+pub fn form_decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use weft_model::attach::{EgressNetwork, ParentKind, ReferenceGrant, RouteResource};
-use weft_model::object::{Kind, Object};
+use weft_model::object::{Kind, Metadata, Object};
 use weft_model::server::{
     AuthenticationRef, AuthorizationPolicy, MeshTlsAuthentication, NetworkAuthentication, PolicyTarget,
     RateLimitPolicy, Server, ServerAuthorization, Servers,
@@ -118,6 +118,11 @@ impl Kept {
 
     fn get(&self, kind: Kind, name: &str) -> Option<&Object> {
         self.objects.get(&kind)?.get(name)
+    }
+
+    /// The metadata of an object.
+    pub(crate) fn meta(&self, kind: Kind, name: &str) -> Option<&Metadata> {
+        self.get(kind, name).map(Object::meta)
     }
 
     fn related(&self, relation: Relation) -> impl Iterator<Item = &Object> {

@@ -10,6 +10,8 @@ pub mod answer;
 pub mod ask;
 mod attach;
 pub mod config;
+mod describe;
+pub mod difference;
 mod egress;
 mod entry;
 mod inbound;
@@ -26,6 +28,7 @@ mod scope;
 mod services;
 mod touched;
 pub mod verdict;
+pub mod why;
 mod workloads;
 
 pub use annotations::PortList;

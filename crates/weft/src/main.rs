@@ -11,8 +11,8 @@ mod machine;
 mod supervise;
 
 use commands::{
-    Command, Environment, check, control, demo as demo_command, explain, leash, proxy, run as run_command,
-    token, version,
+    Command, Environment, check, control, demo as demo_command, diff, explain, leash, proxy,
+    run as run_command, token, version, why,
 };
 use std::process::ExitCode;
 
@@ -25,6 +25,8 @@ const COMMANDS: &[Command] = &[
     Command { name: "proxy", about: proxy::ABOUT, arguments: proxy::arguments, run: proxy::run },
     Command { name: "control", about: control::ABOUT, arguments: control::arguments, run: control::run },
     Command { name: "check", about: check::ABOUT, arguments: check::arguments, run: check::run },
+    Command { name: "why", about: why::ABOUT, arguments: why::arguments, run: why::run },
+    Command { name: "diff", about: diff::ABOUT, arguments: diff::arguments, run: diff::run },
     Command { name: "explain", about: explain::ABOUT, arguments: explain::arguments, run: explain::run },
     Command { name: "token", about: token::ABOUT, arguments: token::arguments, run: token::run },
     Command {

@@ -13,6 +13,11 @@ use std::time::SystemTime;
 use tokio::time::timeout;
 use tonic::{Code, Streaming};
 use weft_control::{ControlError, Options};
+use weft_model::identity::TlsTarget;
+use weft_net::body::Body;
+use weft_net::socket::{self, SocketOptions};
+use weft_net::stream::Stream;
+use weft_net::web;
 
 const PATH: &str = "web.shop.svc.cluster.local:80";
 
@@ -316,5 +321,52 @@ async fn what_manifests_do_to_each_other_is_shown() {
     let b = of("Service shop/b");
     assert_eq!((b["state"].as_str(), b["line"].as_u64()), (Some("conflicted"), Some(7)), "{state}");
     assert!(b["about"].as_str().unwrap().contains("clusterIP 10.96.0.1, with Service shop/a"), "{state}");
+    control.kill();
+}
+
+#[tokio::test]
+async fn verdicts_and_reasons_of_decisions_are_told_below_v1() {
+    let scratch = Scratch::new();
+    scratch.put(
+        "all.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {ports: [{port: 80}]}\n---\n\
+         apiVersion: policy.linkerd.io/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\n\
+         spec: {targetRef: {group: policy.linkerd.io, kind: Server, name: gone}, requiredAuthenticationRefs: []}\n",
+    );
+    let control = start(scratch.options()).await;
+    let told = async |path: &str| -> serde_json::Value {
+        serde_json::from_str(&admin(&control, path).await).unwrap()
+    };
+
+    let verdicts = told("/v1/verdicts").await;
+    assert_eq!((&verdicts["apiVersion"], &verdicts["left_off"]), (&"weft/v1".into(), &0.into()));
+    let [one] = &verdicts["items"].as_array().unwrap()[..] else { panic!("{verdicts}") };
+    assert_eq!((&one["object"], &one["state"]), (&"AuthorizationPolicy shop/p".into(), &"dangling".into()));
+    assert_eq!((&one["about"], &one["line"]), (&"Server shop/gone is missing".into(), &6.into()));
+    assert_eq!(told("/v1/verdicts?all=true").await["items"].as_array().unwrap().len(), 2);
+    assert_eq!(told("/v1/verdicts?namespace=other").await["items"], serde_json::json!([]));
+    assert!(told("/v1/verdicts?x").await["error"].as_str().unwrap().contains("not known"));
+
+    let why = told("/v1/why?namespace=shop&to=web.shop").await;
+    assert_eq!((&why["reason"], &why["apiVersion"]), (&"no-endpoints".into(), &"weft/v1".into()));
+    assert_eq!(why["items"][1]["about"], "destination");
+    assert!(told("/v1/why?to=web.shop").await["error"].as_str().unwrap().contains("`namespace` is missing"));
+    assert_eq!(admin(&control, "/v1/other").await, "there is nothing here\n");
+    assert_eq!(admin_post(&control, "/v1/verdicts").await, "allowed: GET\n");
+    control.kill();
+}
+
+#[tokio::test]
+async fn the_admin_listener_speaks_tls_to_those_who_do() {
+    let scratch = Scratch::new();
+    let control = start(scratch.tls_options()).await;
+    let member = member(&scratch.authority(), "web.shop.serviceaccount.identity.linkerd.cluster.local");
+    let socket = socket::connect(control.admin, &SocketOptions::default()).await.unwrap();
+    let target = TlsTarget { id: NAME.parse().unwrap(), server_name: NAME.parse().unwrap() };
+    let connected = member.connect(Stream::tcp(socket), &target, &[]).await.unwrap();
+    let request = http::Request::get("/v1/verdicts").header("host", "admin").body(Body::empty()).unwrap();
+    let response = web::request(connected.stream, request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert!(admin(&control, "/live").await.contains("live"), "and plaintext to the others");
     control.kill();
 }

@@ -8,4 +8,5 @@ mod profiles;
 mod scale;
 mod simulation;
 mod verdicts;
+mod why;
 mod world;

@@ -5,14 +5,17 @@
 pub(crate) mod check;
 pub(crate) mod control;
 pub(crate) mod demo;
+pub(crate) mod diff;
 pub(crate) mod explain;
 pub(crate) mod leash;
+pub(crate) mod manifests;
 pub(crate) mod mesh;
 pub(crate) mod policy;
 pub(crate) mod proxy;
 pub(crate) mod run;
 pub(crate) mod token;
 pub(crate) mod version;
+pub(crate) mod why;
 
 use clap::ArgMatches;
 use std::collections::BTreeMap;

@@ -7,3 +7,4 @@ mod command_line;
 mod demo;
 mod hostile;
 mod redirected;
+mod why;
