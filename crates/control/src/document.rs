@@ -4,6 +4,7 @@
 //! it with `WEFT_UPDATE_DOCS`. The other half is written by a test of `proxy`.
 
 use crate::admin::{CONNECTIONS, MAX_FILTER};
+use crate::api::ITEMS;
 use std::fmt::Write as _;
 use std::path::Path;
 use weft_model::limit::{Bound, Limit};
@@ -28,6 +29,18 @@ fn admin() -> Vec<Limit> {
         Limit::fixed(
             "log filter",
             Bound::Bytes(MAX_FILTER as u64),
+            "It is refused with 400.",
+            "none; told at once",
+        ),
+        Limit::fixed(
+            "items of one answer below `/v1/`",
+            Bound::Count(ITEMS as u64),
+            "Further ones are counted in `left_off`.",
+            "none; told at once",
+        ),
+        Limit::fixed(
+            "query of `/v1/why`",
+            Bound::Bytes(weft_index::why::QUERY_LIMIT as u64),
             "It is refused with 400.",
             "none; told at once",
         ),

@@ -22,7 +22,7 @@ pub(crate) fn is_authenticated(wanted: &Authentication, peer: &Peer) -> bool {
         Authentication::Unauthenticated => true,
         Authentication::TlsUnauthenticated => matches!(peer, Peer::Tls(_)),
         Authentication::TlsAuthenticated { ids, suffixes } => peer.id().is_some_and(|id| {
-            ids.contains(id)
+            ids.iter().any(|wanted| is_or_holds(wanted, id))
                 || suffixes.iter().any(|suffix| match id {
                     Id::Dns(name) => suffix.contains(name),
                     // The empty suffix means "any identity", SPIFFE ones included; the peer admits
@@ -30,6 +30,21 @@ pub(crate) fn is_authenticated(wanted: &Authentication, peer: &Peer) -> bool {
                     Id::Uri(_) => suffix.0.is_empty(),
                 })
         }),
+    }
+}
+
+/// Whether an identity is the one that is wanted. A SPIFFE id that ends in `/*` stands for all below it: no id can have a `*`
+/// of its own, and to a proxy that does not know this it is an id that nobody has.
+fn is_or_holds(wanted: &Id, id: &Id) -> bool {
+    wanted == id
+        || matches!((below(wanted), id), (Some(start), Id::Uri(uri)) if uri.len() > start.len() && uri.starts_with(start))
+}
+
+/// The start of the URIs that an identity with `/*` at its end stands for.
+pub(crate) fn below(id: &Id) -> Option<&str> {
+    match id {
+        Id::Uri(uri) => uri.strip_suffix('*').filter(|start| start.ends_with('/')),
+        Id::Dns(_) => None,
     }
 }
 
@@ -75,7 +90,7 @@ mod tests {
     #[test]
     fn identities_match_exactly_or_by_suffix() {
         let wanted = Authentication::TlsAuthenticated {
-            ids: vec!["a.x".parse().unwrap(), "spiffe://m/a".parse().unwrap()],
+            ids: ["a.x", "spiffe://m/a", "spiffe://m/team/*"].map(|id| id.parse().unwrap()).into(),
             suffixes: vec![Suffix("shop".into())],
         };
         for (id, admitted) in [
@@ -85,6 +100,12 @@ mod tests {
             ("shop", false),
             ("spiffe://m/a", true),
             ("spiffe://m/b", false),
+            ("spiffe://m/team/web", true),
+            ("spiffe://m/team/a/web", true),
+            ("spiffe://m/team", false),
+            ("spiffe://m/team/", false),
+            ("spiffe://m/teams/web", false),
+            ("spiffe://n/team/web", false),
         ] {
             assert_eq!(is_authenticated(&wanted, &peer(id)), admitted, "{id}");
         }

@@ -9,3 +9,4 @@ pub mod classify;
 pub mod explain;
 pub mod filter;
 pub mod matching;
+pub mod permission;

@@ -18,6 +18,7 @@ use weft_balance::backend::{Change, Params};
 use weft_connect::transport::endpoint_labels;
 use weft_connect::{Context, Endpoint, ReadyWhen};
 use weft_decide::matching::{CompiledCondition, Matcher};
+use weft_decide::permission::{List, Permission};
 use weft_model::address::{Addr, NameAddr};
 use weft_model::destination::EndpointInfo;
 use weft_model::meta::{Meta, Resource};
@@ -31,6 +32,7 @@ use weft_model::route::{
     Backend as PolicyBackend, Dispatch, Distribution, Filter, LoadParams, Queue, Route, RouteBackend,
     Timeouts,
 };
+use weft_route::limit::Limiter;
 use weft_route::metrics::{Metrics, Pairs, push_meta};
 use weft_route::retry::{Budget, Retry};
 
@@ -166,10 +168,17 @@ impl Compiler {
         plan
     }
 
-    /// The plan of an inbound port whose application listens at `app`.
-    pub fn inbound(&self, app: std::net::SocketAddr, port: u16, policy: &InboundPolicy) -> Plan {
+    /// The plan of an inbound port whose application listens at `app`. What the rate limit of `previous` has counted
+    /// stays, unless the limit itself is another one.
+    pub fn inbound(
+        &self,
+        app: std::net::SocketAddr,
+        port: u16,
+        policy: &InboundPolicy,
+        previous: Option<&Arc<Limiter>>,
+    ) -> Plan {
         let parent = with_port(&policy.meta, port);
-        let tcp_permission: Arc<[_]> = policy.authorizations.clone().into();
+        let server = Arc::new(List::new(&policy.authorizations));
         let nothing = InboundRoutes::default();
         let (protocol, routes) = match &policy.protocol {
             InboundProtocol::Detect { timeout, http } => (Protocol::Detect(*timeout), http),
@@ -180,11 +189,15 @@ impl Compiler {
         };
         let table = match protocol {
             Protocol::Opaque | Protocol::Tls(_) => Arc::new(Table::empty()),
-            _ => Arc::new(self.inbound_table(app, &parent, routes, &tcp_permission)),
+            _ => Arc::new(self.inbound_table(app, &parent, routes, &server)),
         };
+        let limit = routes.rate_limit.as_ref().map(|limit| match previous {
+            Some(previous) if previous.policy() == limit => previous.clone(),
+            _ => Arc::new(Limiter::new(limit.clone(), Instant::now())),
+        });
         // Under an HTTP policy there is no permission for bytes (§4.1).
         let bytes_allowed = matches!(protocol, Protocol::Detect(_) | Protocol::Opaque | Protocol::Tls(_));
-        let permission = if bytes_allowed { tcp_permission } else { Arc::new([]) };
+        let permission = if bytes_allowed { Permission::of([server]) } else { Permission::default() };
         let route = Meta::default_named("default");
         let backends = Backends::First([self.application(app, &parent, &route)].into());
         Plan {
@@ -193,6 +206,7 @@ impl Compiler {
             http2: table,
             tcp: [TcpRule { route, snis: [].into(), refusal: None, backends }].into(),
             permission: Some(permission),
+            limit,
             authority: Some(app.to_string()),
             since: Instant::now(),
             parent,
@@ -204,15 +218,11 @@ impl Compiler {
         app: std::net::SocketAddr,
         parent: &Meta,
         routes: &InboundRoutes,
-        server: &Arc<[weft_model::policy::Authorization]>,
+        server: &Arc<List>,
     ) -> Table {
-        let rule = |route: &Meta, own: &[weft_model::policy::Authorization], filters: &[Filter]| Rule {
+        let rule = |route: &Meta, own: &Arc<List>, filters: &[Filter]| Rule {
             route: route.clone(),
-            permission: Some(if own.is_empty() {
-                server.clone()
-            } else {
-                own.iter().chain(server.iter()).cloned().collect()
-            }),
+            permission: Some(Permission::of([own.clone(), server.clone()])),
             filters: filters.into(),
             backends: Backends::First([self.application(app, parent, route)].into()),
             timeouts: Timeouts::default(),
@@ -223,20 +233,18 @@ impl Compiler {
             metrics: self.metrics.policy_route(parent, route),
         };
         if routes.routes.is_empty() {
-            return Table::single(rule(&Meta::default_named("default"), &[], &[]));
+            return Table::single(rule(&Meta::default_named("default"), &Arc::new(List::new(&[])), &[]));
         }
         let rules = routes.routes.iter().map(|route| {
-            route
-                .rules
-                .iter()
-                .map(|r| rule(&route.meta, &route.authorizations, &r.filters))
-                .collect::<Vec<_>>()
+            let own = Arc::new(List::new(&route.authorizations));
+            route.rules.iter().map(|r| rule(&route.meta, &own, &r.filters)).collect::<Vec<_>>()
         });
         match Matcher::new(&routes.routes) {
             Ok(matcher) => Table::routes(matcher, rules.collect()),
             Err(invalid) => {
                 let filter = Filter::Invalid { message: invalid.to_string() };
-                Table::single(rule(&Meta::default_named("invalid"), &[], &[filter]))
+                let nobody = Arc::new(List::new(&[]));
+                Table::single(rule(&Meta::default_named("invalid"), &nobody, &[filter]))
             }
         }
     }
@@ -291,6 +299,7 @@ impl Compiler {
             http2: second,
             tcp: tcp.iter().map(|route| self.tcp_rule(&parent, route, carries)).collect(),
             permission: None,
+            limit: None,
             authority: Some(addr.to_string()),
             since: Instant::now(),
             parent,
@@ -324,6 +333,7 @@ impl Compiler {
             }]
             .into(),
             permission: None,
+            limit: None,
             authority: Some(addr.to_string()),
             since: Instant::now(),
             parent,

@@ -240,14 +240,15 @@ impl Destinations {
         };
         {
             let _entered = self.shared.runtime.enter();
-            kept.put(self.shared.inbound.inbound(port.app, port.port, &first));
+            kept.put(self.shared.inbound.inbound(port.app, port.port, &first, None));
         }
         let task = self.shared.runtime.spawn(async move {
             let Ok(mut policy) = policy else { return };
             while let Some(latest) = policy.changed().await {
                 let Some(shared) = shared.upgrade() else { return };
                 if let Latest::Known(policy) = latest {
-                    kept.put(shared.inbound.inbound(port.app, port.port, &policy));
+                    let previous = kept.plan.load().as_ref().and_then(|plan| plan.limit.clone());
+                    kept.put(shared.inbound.inbound(port.app, port.port, &policy, previous.as_ref()));
                 }
             }
         });

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use weft_connect::endpoint::Endpoint;
 use weft_decide::matching::rank_one_host;
+use weft_decide::permission::Permission;
 use weft_model::meta::Meta;
-use weft_model::policy::Authorization;
 use weft_model::route::HostMatch;
+use weft_route::limit::Limiter;
 use weft_route::metrics::Exchange;
 
 /// What a data-path backend balances over: an endpoint with its metric handles.
@@ -68,7 +69,9 @@ pub struct Plan {
     /// Rules for bytes and for TLS.
     pub tcp: Box<[TcpRule]>,
     /// Who may open a TCP connection (inbound); `None` asks nobody (outbound).
-    pub permission: Option<Arc<[Authorization]>>,
+    pub permission: Option<Permission>,
+    /// How many requests a second the port takes (inbound).
+    pub limit: Option<Arc<Limiter>>,
     /// `host:port` for requests that name none.
     pub authority: Option<String>,
     /// When it was compiled.

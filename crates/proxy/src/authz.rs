@@ -13,6 +13,7 @@ use weft_model::identity::Peer;
 use weft_model::meta::Meta;
 use weft_model::policy::Authorization;
 use weft_model::reason::Hop;
+use weft_route::limit::Scope;
 use weft_route::metrics::{Exchange, Metrics};
 use weft_telemetry::{Counter, Family, Registry};
 
@@ -47,6 +48,25 @@ const DECISION_KEYS: &[&str] = &[
     "sni",
 ];
 
+/// The labels of a request above a rate limit.
+const LIMITED_KEYS: &[&str] = &[
+    "target_addr",
+    "target_ip",
+    "target_port",
+    "srv_group",
+    "srv_kind",
+    "srv_name",
+    "srv_port",
+    "ratelimit_group",
+    "ratelimit_kind",
+    "ratelimit_name",
+    "ratelimit_scope",
+    "tls",
+    "no_tls_reason",
+    "client_id",
+    "sni",
+];
+
 /// The families of authorization.
 pub(crate) struct Authz {
     http_allow: Family<Counter>,
@@ -55,6 +75,7 @@ pub(crate) struct Authz {
     tcp_allow: Family<Counter>,
     tcp_deny: Family<Counter>,
     tcp_terminate: Family<Counter>,
+    rate_limited: Family<Counter>,
     exchanges: Metrics,
 }
 
@@ -83,6 +104,9 @@ impl Authz {
             tcp_allow: family("inbound_tcp_authz_allow_total"),
             tcp_deny: family("inbound_tcp_authz_deny_total"),
             tcp_terminate: family("inbound_tcp_authz_terminate_total"),
+            rate_limited: registry
+                .counters("inbound_http_local_ratelimit_total", "Inbound requests above a local rate limit.")
+                .labels(LIMITED_KEYS),
             exchanges: Metrics::new(registry, Hop::Inbound),
         }
     }
@@ -122,6 +146,15 @@ impl Authz {
         let mut labels = server(asked.target, plan);
         tls(&mut labels, &asked.client.peer);
         self.http_not_found.series(&labels[..]).inc();
+    }
+
+    /// A request was above a rate limit of this scope.
+    pub(crate) fn rate_limited(&self, asked: Asked<'_>, plan: &Plan, (of, scope): (&Meta, Scope)) {
+        let mut labels = server(asked.target, plan);
+        reference(&mut labels, "ratelimit", of);
+        labels.push(("ratelimit_scope".into(), scope.as_str().into()));
+        tls(&mut labels, &asked.client.peer);
+        self.rate_limited.series(&labels[..]).inc();
     }
 
     /// A connection was admitted, denied or cut.

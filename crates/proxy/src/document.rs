@@ -100,6 +100,7 @@ fn fixed() -> Vec<Limit> {
         weft_connect::limits::limits(),
         weft_wire::limits::reading(),
         weft_discover::limits::limits(),
+        weft_route::limit::limits(),
         weft_identity::limits::limits(),
         weft_names::limits::limits(),
         weft_telemetry::limits::limits(),

@@ -9,6 +9,7 @@ use crate::given_up::{GIVEN_UP, Unanswered};
 use crate::headers::{self, Switch};
 use crate::limits::Limit;
 use crate::passage::{GrpcOutcome, Passage};
+use crate::permit;
 use crate::prepare::{self, Wish};
 use crate::received::{self, Counted};
 use crate::replay::Spare;
@@ -32,7 +33,7 @@ use weft_connect::error::{SendError, SendFailure, Whereabouts};
 use weft_decide::classify::Class;
 use weft_decide::filter::{self, Outcome};
 use weft_decide::matching::RequestView;
-use weft_discover::plan::{Choice, Meshed, Plan, Rule, RuleBackend, Upstream};
+use weft_discover::plan::{Choice, Meshed, Rule, RuleBackend, Upstream};
 use weft_model::reason::{Code, Evidence, Hop, Phase, Reason};
 use weft_model::route::RetryPolicy;
 use weft_net::body::{Body, Reset};
@@ -134,10 +135,12 @@ async fn exchange(
         }
     };
     let table = if request.version() == Version::HTTP_2 { &plan.http2 } else { &plan.http1 };
-    let found = table.find(&RequestView::of(request)).ok_or_else(|| no_route(via, &plan))?;
+    let view = RequestView::of(request);
+    let found = table.find(&view).ok_or_else(|| permit::no_route(via, &plan, (table, &view)))?;
     let rule = found.rule.clone();
-    let admitted_by = permit(via, &plan, &rule)?;
+    let admitted_by = permit::authorized(via, &plan, &rule)?;
     filters(via, &found, request)?;
+    permit::within_limit(via, &plan)?;
     if let Some(canonical) = &rule.canonical {
         request.headers_mut().insert(headers::DST_CANONICAL, canonical.clone());
     }
@@ -152,29 +155,6 @@ async fn exchange(
         course.failed(failure);
     }
     answered
-}
-
-fn no_route(via: &Via, plan: &Plan) -> Reason {
-    if via.client.hop == Hop::Inbound {
-        via.shared.authz.http_not_found(via.asked(), plan);
-    }
-    let mut reason = via.client.reason(Code::NoRoute, Phase::Route);
-    reason.evidence.policy = Some(plan.parent.name().to_owned());
-    reason
-}
-
-/// Asks whether the client may pass (inbound rules only), and gives the series that its exchange is counted in.
-fn permit(via: &Via, plan: &Plan, rule: &Rule) -> Result<Option<Arc<Exchange>>, Refusal> {
-    let Some(permission) = &rule.permission else { return Ok(None) };
-    match weft_decide::authorize::admit(permission.iter(), via.client.addr.ip(), &via.client.peer) {
-        Some(by) => Ok(Some(via.shared.authz.http_allowed(via.asked(), plan, rule, by))),
-        None => {
-            via.shared.authz.http_denied(via.asked(), plan, rule);
-            let mut reason = via.client.reason(Code::Unauthorized, Phase::Route);
-            reason.evidence.policy = Some(plan.parent.name().to_owned());
-            Err(reason.detail(format!("client {} at {}", via.client.who(), via.client.addr.ip())).into())
-        }
-    }
 }
 
 /// Runs the rule's filters; any of them may answer by itself.

@@ -23,6 +23,7 @@ mod overdue;
 mod oversize;
 mod pace;
 mod passage;
+mod permit;
 mod prepare;
 mod received;
 mod replay;

@@ -5,13 +5,13 @@
 
 use crate::arrival::Towards;
 use crate::authz::Admission;
+use crate::permit;
 use crate::via::Via;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 use weft_discover::destination::Held;
 use weft_discover::plan::{Plan, TcpRefusal, TcpRule};
-use weft_model::policy::Authorization;
 use weft_model::reason::{Code, Hop, Phase, Reason};
 use weft_net::splice;
 use weft_net::stream::Stream;
@@ -42,7 +42,7 @@ async fn run(via: &Arc<Via>, held: &Held, client: Stream, sni: Option<&str>) -> 
             .await
             .map_err(|refusal| refusal.reason().clone())?,
     };
-    permit(via, &plan)?;
+    permit::connected(via, &plan)?;
     let rule = plan.tcp_rule(sni).ok_or_else(|| {
         via.client
             .reason(Code::NoRoute, Phase::Route)
@@ -86,27 +86,6 @@ async fn obey(
     }
 }
 
-/// Whether the client may open a connection (inbound only).
-fn permit(via: &Via, plan: &Plan) -> Result<(), Reason> {
-    let Some(permission) = &plan.permission else { return Ok(()) };
-    match admitted(via, permission) {
-        Some(by) => {
-            via.shared.authz.tcp(via.asked(), plan, Admission::Allowed(by));
-            Ok(())
-        }
-        None => {
-            via.shared.authz.tcp(via.asked(), plan, Admission::Denied);
-            let mut reason = via.client.reason(Code::Unauthorized, Phase::Accept);
-            reason.evidence.policy = Some(plan.parent.name().to_owned());
-            Err(reason.detail(format!("client {}", via.client.who())))
-        }
-    }
-}
-
-fn admitted<'a>(via: &Via, permission: &'a [Authorization]) -> Option<&'a Authorization> {
-    weft_decide::authorize::admit(permission, via.client.addr.ip(), &via.client.peer)
-}
-
 /// Resolves once a later plan no longer admits the client.
 async fn revoked(via: &Via, held: &Held, first: &Plan) -> Reason {
     if first.permission.is_none() {
@@ -119,7 +98,7 @@ async fn revoked(via: &Via, held: &Held, first: &Plan) -> Reason {
         }
         let Some(plan) = held.plan_now() else { continue };
         let Some(permission) = &plan.permission else { continue };
-        if admitted(via, permission).is_none() {
+        if permit::admitted(via, permission).is_none() {
             via.shared.authz.tcp(via.asked(), &plan, Admission::Terminated);
             return via.client.reason(Code::AuthorizationRevoked, Phase::Response);
         }

@@ -59,7 +59,7 @@ impl Reports {
         // Denials have families of their own, as in the peer.
         if !matches!(
             reason.code,
-            Code::Unauthorized | Code::NoRoute | Code::Redirected | Code::InjectedFailure
+            Code::Unauthorized | Code::NoRoute | Code::Redirected | Code::InjectedFailure | Code::RateLimited
         ) {
             family.series(&[("error", peer_error(reason.code))]).inc();
         }

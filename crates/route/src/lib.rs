@@ -4,6 +4,7 @@
 //! plane says; `proxy/forward.rs` reads them. This crate sends nothing and waits for nothing.
 
 pub mod frames;
+pub mod limit;
 pub mod metrics;
 pub mod retry;
 pub mod table;

@@ -13,9 +13,10 @@ use std::time::Duration;
 use std::time::Instant;
 use weft_balance::Backend;
 use weft_balance::endpoint::Target;
+use weft_decide::explain::{NearMiss, near_miss};
 use weft_decide::matching::{CompiledCondition, Matcher, RequestView};
+use weft_decide::permission::Permission;
 use weft_model::meta::Meta;
-use weft_model::policy::Authorization;
 use weft_model::profile::ResponseClass;
 use weft_model::route::{Filter, Timeouts};
 
@@ -42,7 +43,7 @@ pub struct Rule<E: Target> {
     /// The route it belongs to.
     pub route: Meta,
     /// Who may pass (inbound); `None` asks nobody (outbound).
-    pub permission: Option<Arc<[Authorization]>>,
+    pub permission: Option<Permission>,
     /// Run in order before a backend is chosen.
     pub filters: Box<[Filter]>,
     /// Where requests go.
@@ -136,6 +137,15 @@ impl<E: Target> Table<E> {
             }
         };
         self.rules.get(index).map(|rule| Found { rule, prefix })
+    }
+
+    /// Which route came nearest to a request that none is found for, and what its rule wanted. Costs as much as a search
+    /// that looks at every rule.
+    pub fn near_miss(&self, request: &RequestView<'_>) -> Option<(Option<&Meta>, NearMiss)> {
+        let Selector::Routes { matcher, first } = &self.selector else { return None };
+        let near = near_miss(matcher, request);
+        let rule = near.rule.and_then(|(route, rule)| self.rules.get(first.get(route)? + rule));
+        Some((rule.map(|rule| &rule.route), near))
     }
 
     /// Every rule, for `/state.json`.

@@ -11,6 +11,7 @@ mod http1;
 mod inbound;
 mod metrics;
 mod metrics_document;
+mod permits;
 mod policies;
 mod profiles;
 mod reasons;
