@@ -10,3 +10,4 @@ pub mod explain;
 pub mod filter;
 pub mod matching;
 pub mod permission;
+mod places;

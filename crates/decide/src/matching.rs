@@ -4,6 +4,7 @@
 //! Compiled once per policy by `route::Table`; evaluated once per request. Never allocates while
 //! evaluating a request without query matches.
 
+use crate::places::{Paths, Place, Places};
 use http::header::HOST;
 use http::{HeaderMap, Method, Request, Uri};
 use regex::Regex;
@@ -73,8 +74,11 @@ pub fn compile(pattern: &Pattern) -> Result<Regex, InvalidPattern> {
 #[derive(Debug)]
 pub struct Matcher {
     pub(crate) routes: Vec<CompiledRoute>,
+    /// Where there are many matches: which of them a path can meet.
+    places: Option<Places>,
 }
 
+/// A route's hosts and its rules' matches, compiled.
 #[derive(Debug)]
 pub(crate) struct CompiledRoute {
     pub(crate) hosts: Vec<HostMatch>,
@@ -160,11 +164,20 @@ impl Matcher {
             }
             compiled.push(CompiledRoute { hosts: route.hosts.clone(), rules });
         }
-        Ok(Self { routes: compiled })
+        let places = Places::of(placed(&compiled));
+        Ok(Self { routes: compiled, places })
     }
 
     /// The best rule for the request, if any matches.
     pub fn find(&self, request: &RequestView<'_>) -> Option<Matched> {
+        match &self.places {
+            // A gRPC path may begin with several slashes.
+            Some(places) if !request.uri.path().starts_with("//") => self.find_among(places, request),
+            _ => self.find_in_all(request),
+        }
+    }
+
+    fn find_in_all(&self, request: &RequestView<'_>) -> Option<Matched> {
         let mut best: Option<(Rank, Matched)> = None;
         let host = LazyCell::new(|| request.host()); // few policies look at it
         for (route, compiled) in self.routes.iter().enumerate() {
@@ -178,6 +191,63 @@ impl Matcher {
             }
         }
         best.map(|(_, matched)| matched)
+    }
+
+    /// The same, looking only at matches that the path can meet. Of equal ones the first listed wins here, too, in whatever
+    /// order they are looked at.
+    fn find_among(&self, places: &Places, request: &RequestView<'_>) -> Option<Matched> {
+        let mut best: Option<(Rank, Place, Option<usize>)> = None;
+        let host = LazyCell::new(|| request.host());
+        places.each(request.uri.path(), |place| {
+            let Some(route) = self.routes.get(place.route as usize) else { return };
+            let Some(matches) = route.rules.get(place.rule as usize) else { return };
+            let found = match matches.get(place.of as usize) {
+                Some(of) => rank_match(of, request),
+                None => best_match(matches, request), // a rule without matches
+            };
+            let Some((mut rank, prefix)) = found else { return };
+            let Some(of_host) = rank_host(&route.hosts, || *host) else { return };
+            (rank.host_exact, rank.host_len) = of_host;
+            let wins = |(other, at, _): &(Rank, Place, Option<usize>)| {
+                rank > *other || (rank == *other && place < *at)
+            };
+            if best.as_ref().is_none_or(wins) {
+                best = Some((rank, place, prefix));
+            }
+        });
+        let (_, place, prefix) = best?;
+        Some(Matched { route: place.route as usize, rule: place.rule as usize, prefix })
+    }
+}
+
+/// Every match with the paths that it can meet.
+fn placed(routes: &[CompiledRoute]) -> Vec<(Place, Paths)> {
+    let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let mut all = Vec::new();
+    for (route, compiled) in routes.iter().enumerate() {
+        for (rule, matches) in compiled.rules.iter().enumerate() {
+            let place = |of: usize| Place { route: number(route), rule: number(rule), of: number(of) };
+            if matches.is_empty() {
+                all.push((place(0), Paths::Any));
+            }
+            all.extend(matches.iter().enumerate().map(|(of, one)| (place(of), paths(one))));
+        }
+    }
+    all
+}
+
+fn paths(of: &CompiledMatch) -> Paths {
+    match of {
+        CompiledMatch::Http { path: CompiledPath::Exact(path), .. } => Paths::Exact(path.clone()),
+        CompiledMatch::Http { path: CompiledPath::Prefix(prefix), .. } => Paths::Below(prefix.clone()),
+        CompiledMatch::Http { path: CompiledPath::Regex(_), .. } => Paths::Any,
+        CompiledMatch::Grpc { service: None, .. } => Paths::Any,
+        CompiledMatch::Grpc { service: Some(service), method: None, .. } => {
+            Paths::Below(format!("/{service}"))
+        }
+        CompiledMatch::Grpc { service: Some(service), method: Some(method), .. } => {
+            Paths::Below(format!("/{service}/{method}"))
+        }
     }
 }
 
