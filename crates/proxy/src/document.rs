@@ -4,7 +4,7 @@
 //! `cargo xtask docs` asks for it with `WEFT_UPDATE_DOCS`. Pure but for that comparison.
 
 use crate::detect;
-use crate::forward::MAX_ATTEMPTS;
+use crate::forward::{LONGEST_PAUSE, MAX_ATTEMPTS};
 use crate::opaque::TRIES;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -87,6 +87,12 @@ fn fixed() -> Vec<Limit> {
             Bound::Count(MAX_ATTEMPTS.into()),
             "It fails with the last reason.",
             "`weft_reasons_total{code}`",
+        ),
+        Limit::fixed(
+            "pause that an answer's `Retry-After` gets before a retry",
+            Bound::Time(LONGEST_PAUSE),
+            "The answer is passed on instead of being tried again.",
+            "none; the client gets the answer",
         ),
         Limit::fixed(
             "endpoints tried for a connection",

@@ -46,6 +46,10 @@ use weft_route::table::Found;
 /// are more likely to share a cause than to be unlucky.
 pub(crate) const MAX_ATTEMPTS: u32 = 4;
 
+/// Longest pause that a `Retry-After` gets of a request that is to be tried again. A guess: whoever waits longer for one
+/// request would rather be told.
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
 /// Bytes of a request's body kept until an HTTP/2 endpoint answers, for the case that it refuses the stream: what
 /// an HTTP/2 peer takes in without being asked for more (RFC 9113 §6.9.2).
 const REFUSED_BODY: usize = 65_535;
@@ -372,6 +376,20 @@ impl<'a> Course<'a> {
         tokio::time::sleep(left.map_or(wait, |left| left.min(wait)))
     }
 
+    /// How long the answer wants its sender left alone, where the policy obeys that: `Some(None)` if it does not say, `None`
+    /// if that is longer than the request may wait or for ever, so that the answer is passed on with what it says.
+    fn pause_asked_for(&self, policy: &RetryPolicy, response: &Response<Body>) -> Option<Option<Duration>> {
+        if !policy.respect_retry_after {
+            return Some(None);
+        }
+        if prepare::forbids_retries(response.headers()) {
+            return None;
+        }
+        let Some(asked) = prepare::retry_after(response) else { return Some(None) };
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        (asked <= LONGEST_PAUSE && left.is_none_or(|left| asked < left)).then_some(Some(asked))
+    }
+
     fn retry_policy(&self) -> Option<&'a RetryPolicy> {
         match &self.rule.retry {
             Some(Retry::Policy(policy)) => Some(policy),
@@ -482,7 +500,12 @@ impl<'a> Course<'a> {
             return None;
         }
         match retry {
-            Retry::Policy(policy) => self.policy_retry(policy, spare),
+            Retry::Policy(policy) => {
+                let asked = self.pause_asked_for(policy, response)?;
+                let again = self.policy_retry(policy, spare)?;
+                self.wait = self.wait.max(asked);
+                Some(again)
+            }
             Retry::Profile(budget) => {
                 let again = spare?.again()?;
                 let granted = if budget.withdraw(Instant::now()) { Granted::Yes } else { Granted::No };

@@ -10,7 +10,7 @@ use crate::tunnel;
 use crate::via::Via;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, RETRY_AFTER, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use weft_connect::http::{self as connect, AbsoluteForm};
 use weft_model::destination::EndpointInfo;
 use weft_model::identity::Id;
@@ -118,15 +118,31 @@ pub(crate) fn says_close(headers: &mut HeaderMap) -> bool {
 }
 
 /// How long an answer that may be a failure asks to be left alone: `grpc-retry-pushback-ms`, or `Retry-After` in
-/// seconds.
+/// seconds or as a date.
 pub(crate) fn retry_after(response: &Response<Body>) -> Option<Duration> {
-    let headers = response.headers();
+    asked_pause(response.status(), response.headers(), SystemTime::now)
+}
+
+fn asked_pause(
+    status: StatusCode,
+    headers: &HeaderMap,
+    now: impl FnOnce() -> SystemTime,
+) -> Option<Duration> {
     if let Some(millis) = headers.get(RETRY_PUSHBACK) {
         return millis.to_str().ok()?.parse().ok().map(Duration::from_millis);
     }
-    let hinted = matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
-    let value = headers.get(RETRY_AFTER).filter(|_| hinted)?;
-    value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+    let hinted = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+    let value = headers.get(RETRY_AFTER).filter(|_| hinted)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = httpdate::parse_http_date(value).ok()?;
+    Some(until.duration_since(now()).unwrap_or_default())
+}
+
+/// Whether a gRPC server wants no retry at all: a pushback that is no time (gRPC's retry design).
+pub(crate) fn forbids_retries(headers: &HeaderMap) -> bool {
+    headers.get(RETRY_PUSHBACK).is_some_and(|v| v.to_str().ok().and_then(|v| v.parse::<u64>().ok()).is_none())
 }
 
 const RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
@@ -162,6 +178,28 @@ mod tests {
             well_formed,
             "{method} {uri} {version:?}"
         );
+    }
+
+    #[test]
+    fn a_pause_is_asked_for_in_milliseconds_seconds_or_as_a_date() {
+        let now = || httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        for (status, name, value, expected) in [
+            (503, "retry-after", "120", Some(120_000)),
+            (429, "retry-after", " 1 ", Some(1000)),
+            (503, "retry-after", "Sun, 06 Nov 1994 08:50:07 GMT", Some(30_000)),
+            (503, "retry-after", "Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            (503, "retry-after", "soon", None),
+            (503, "retry-after", "-1", None),
+            (200, "retry-after", "120", None),
+            (200, "grpc-retry-pushback-ms", "250", Some(250)),
+            (200, "grpc-retry-pushback-ms", "-1", None),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let headers =
+                [(name.parse::<HeaderName>().unwrap(), value.parse().unwrap())].into_iter().collect();
+            let pause = asked_pause(status, &headers, now).map(|pause| pause.as_millis());
+            assert_eq!(pause, expected, "{status} {name}: {value}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use weft_model::policy::OutboundProtocol;
 use weft_model::route::{Backoff, Distribution, RetryPolicy, Rule, StatusRange};
 use weft_net::body::Body;
 use weft_testkit::application::{Application, takes};
-use weft_testkit::client::{Answer, ask, get, http2};
+use weft_testkit::client::{Answer, Raw, ask, get, http2};
 use weft_testkit::mesh::{Mesh, Running};
 use weft_testkit::plane::Said;
 use weft_testkit::policy::{http_route, policy, route, routes, rule, to};
@@ -147,6 +147,77 @@ async fn retries_keep_the_distance_that_their_rule_wants() {
     // The pauses are nobody's: with them, the three attempts would have taken at least as long.
     let attempts = proxy.metric("outbound_http_route_backend_response_duration_seconds_sum", &[]).await;
     assert!(attempts < (2 * pause).as_secs_f64(), "{attempts}");
+}
+
+/// An application that answers 503 once with these headers, and then 200.
+async fn asking_for_a_pause(header: (&'static str, &'static str)) -> Application {
+    let asked = Arc::new(AtomicUsize::new(0));
+    Application::http(move |_| {
+        let first = asked.fetch_add(1, Ordering::Relaxed) == 0;
+        let mut response = Response::new(Body::full("x"));
+        if first {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            response.headers_mut().insert(header.0, header.1.parse().unwrap());
+        }
+        async { response }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_retry_waits_as_long_as_the_answer_asks_where_the_rule_says_so() {
+    let respecting = |limit: Option<Duration>| {
+        let mut rule = retrying(1, to(WEB));
+        rule.timeouts.request = limit;
+        if let Some(retry) = &mut rule.retry {
+            // The wire says it of a backoff.
+            let short = Duration::from_millis(1);
+            retry.backoff = Some(Backoff { min: short, max: short, jitter: 0.0 });
+            retry.respect_retry_after = true;
+        }
+        rule
+    };
+    for (header, limit, status, least) in [
+        (("retry-after", "1"), None, 200, 1),
+        (("grpc-retry-pushback-ms", "300"), None, 200, 0),
+        // Longer than the request may take, longer than anybody waits, and never: the answer is passed on.
+        (("retry-after", "2"), Some(Duration::from_millis(500)), 503, 0),
+        (("retry-after", "3600"), None, 503, 0),
+        (("grpc-retry-pushback-ms", "-1"), None, 503, 0),
+    ] {
+        let app = asking_for_a_pause(header).await;
+        let (_mesh, proxy) = ruled(respecting(limit), &app).await;
+        let begun = Instant::now();
+        let answer = get(proxy.upstream(), "/").await;
+        assert_eq!(
+            (answer.status, answer.header(header.0).is_empty()),
+            (status, status == 200),
+            "{header:?}"
+        );
+        assert!(begun.elapsed() >= Duration::from_secs(least), "{header:?}");
+    }
+    // A rule that does not say so retries at once.
+    let app = asking_for_a_pause(("retry-after", "3600")).await;
+    let (_mesh, proxy) = ruled(retrying(1, to(WEB)), &app).await;
+    assert_eq!(get(proxy.upstream(), "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_streamed_body_is_sent_again_up_to_the_limit() {
+    for (size, status, attempts) in [(1000, 200, 2), (1025, 503, 1)] {
+        let app = answering(&[503]).await;
+        let (_mesh, proxy) = ruled(retrying(1, to(WEB)), &app).await;
+        let mut raw = Raw::connect(proxy.upstream()).await;
+        raw.send("POST / HTTP/1.1\r\nhost: web\r\ntransfer-encoding: chunked\r\n\r\n").await;
+        // Two pieces, so that no length is known before the end.
+        for part in [size / 2, size - size / 2] {
+            raw.send(format!("{part:x}\r\n{}\r\n", "b".repeat(part))).await;
+        }
+        raw.send("0\r\n\r\n").await;
+        assert_eq!(raw.answer().await.status, status, "{size}");
+        let seen = app.seen();
+        assert_eq!(seen.len(), attempts, "{size}");
+    }
 }
 
 #[tokio::test]
