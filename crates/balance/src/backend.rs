@@ -6,7 +6,7 @@
 //! ready wait in a bounded room until the backend fails fast. It never connects and never retries.
 
 use crate::endpoint::{Cell, EndpointState, Failure, Readiness, Target, Watch};
-use crate::load::Tick;
+use crate::load::{self, Tick};
 use crate::metrics::Metrics;
 use crate::pick;
 use crate::slot::{Owner, Parts, Slot, clock};
@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use weft_model::destination::{EndpointInfo, EndpointUpdate};
+use weft_model::destination::{EndpointInfo, EndpointUpdate, Locality};
 use weft_model::policy::FailureAccrual;
 use weft_model::reason::Phase;
 use weft_model::route::{LoadParams, Queue};
@@ -29,6 +29,9 @@ use weft_model::route::{LoadParams, Queue};
 /// Endpoints that one backend keeps; more are ignored and logged. Far above any service (the control
 /// plane is tested with 10,000), it bounds what a broken control plane can make us hold.
 const MAX_ENDPOINTS: usize = 100_000;
+
+/// Endpoints whose estimates are averaged for one that joins them: enough for a mean, few enough for any size of service.
+const ESTABLISHED: usize = 100;
 
 /// How a backend behaves.
 #[derive(Clone, Debug, Default)]
@@ -90,12 +93,48 @@ struct Shared<E: Target> {
     /// Where the breakers' timers run.
     runtime: Handle,
     make: Make<E>,
-    ready: ArcSwap<Vec<Arc<Slot<E>>>>,
+    ready: ArcSwap<Drawable<E>>,
     /// Whether `ready` lags behind `state`. Set under the lock of `state`.
     stale: AtomicBool,
     state: Mutex<State<E>>,
     /// Serialises changes; holds the next slot's id.
     applying: Mutex<u64>,
+}
+
+/// The endpoints that may be drawn.
+struct Drawable<E: Target> {
+    /// Those of the own zone first, if zones matter.
+    slots: Vec<Arc<Slot<E>>>,
+    /// How many are of the own zone; 0 if zones do not matter, because some zone is not known or all are the same.
+    local: usize,
+}
+
+impl<E: Target> Drawable<E> {
+    fn of(mut slots: Vec<Arc<Slot<E>>>) -> Self {
+        let of = |locality: Locality| slots.iter().filter(|slot| slot.info.locality == locality).count();
+        let (local, remote) = (of(Locality::Local), of(Locality::Remote));
+        let matters = local > 0 && remote > 0 && local + remote == slots.len();
+        if matters {
+            slots.sort_by_key(|slot| slot.info.locality != Locality::Local); // stable: by address within
+        }
+        Self { local: if matters { local } else { 0 }, slots }
+    }
+
+    /// The less loaded of two; one that is still warming up gives way for a part of the draws. Where zones matter, two of the own
+    /// zone are drawn, and one of the others takes over only if it is much less loaded.
+    fn choose(&self, now: Instant, tick: Tick, bits: u64) -> Option<usize> {
+        let load = |i: usize| self.slots.get(i).map_or(f64::MAX, |slot| slot.load(tick));
+        let passed_over =
+            |i: usize, draw: f64| self.slots.get(i).is_some_and(|s| s.is_passed_over(now, draw));
+        match self.local {
+            0 => pick::choose_warm(self.slots.len(), bits, load, passed_over),
+            local => {
+                let own = pick::choose_warm(local, bits, load, passed_over)?;
+                let other = local + pick::one(self.slots.len() - local, bits)?;
+                Some(if load(own) > load(other) * pick::DISTANCE { other } else { own })
+            }
+        }
+    }
 }
 
 struct State<E: Target> {
@@ -180,7 +219,7 @@ impl<E: Target> Backend<E> {
             epoch: now,
             runtime: Handle::current(),
             make: Box::new(make),
-            ready: ArcSwap::default(),
+            ready: ArcSwap::from_pointee(Drawable { slots: Vec::new(), local: 0 }),
             stale: AtomicBool::new(false),
             state: Mutex::new(state),
             applying: Mutex::new(0),
@@ -219,14 +258,14 @@ impl<E: Target> Backend<E> {
     /// Whether a request would be served or may wait; false while the backend fails fast.
     pub fn is_open(&self, now: Instant) -> bool {
         self.shared.refresh();
-        !self.shared.ready.load().is_empty()
+        !self.shared.ready.load().slots.is_empty()
             || self.shared.lock().gate(&self.shared.params, now) == Gate::Open
     }
 
     /// Whether an endpoint is ready now, so that a request need not wait.
     pub fn has_ready(&self) -> bool {
         self.shared.refresh();
-        !self.shared.ready.load().is_empty()
+        !self.shared.ready.load().slots.is_empty()
     }
 
     /// What it counts.
@@ -333,12 +372,11 @@ impl<E: Target> Shared<E> {
     fn draw(&self, now: Instant, bits: u64) -> Option<Picked<E>> {
         self.refresh();
         let ready = self.ready.load();
-        let tick = Tick::new(self.epoch, now);
-        let load = |i: usize| ready.get(i).map_or(f64::MAX, |slot| slot.load(tick));
-        let chosen = pick::choose(ready.len(), bits, load)?;
-        match ready.get(chosen)?.take(now) {
+        let chosen = ready.choose(now, Tick::new(self.epoch, now), bits)?;
+        let slots = &ready.slots;
+        match slots.get(chosen)?.take(now) {
             // Ejected since the list was read, or its one probe is gone: whoever comes next.
-            None => ready.iter().cycle().skip(chosen + 1).take(ready.len()).find_map(|slot| slot.take(now)),
+            None => slots.iter().cycle().skip(chosen + 1).take(slots.len()).find_map(|slot| slot.take(now)),
             picked => picked,
         }
     }
@@ -347,7 +385,7 @@ impl<E: Target> Shared<E> {
     fn draw_other(&self, now: Instant, bits: u64, avoided: &[SocketAddr]) -> Option<Picked<E>> {
         self.refresh();
         let ready = self.ready.load();
-        let others: Vec<_> = ready.iter().filter(|slot| !avoided.contains(&slot.info.addr)).collect();
+        let others: Vec<_> = ready.slots.iter().filter(|slot| !avoided.contains(&slot.info.addr)).collect();
         let tick = Tick::new(self.epoch, now);
         let chosen = pick::choose(others.len(), bits, |i| others.get(i).map_or(f64::MAX, |s| s.load(tick)))?;
         others.iter().cycle().skip(chosen).take(others.len()).find_map(|slot| slot.take(now))
@@ -362,8 +400,8 @@ impl<E: Target> Shared<E> {
 
     fn publish(&self, state: &mut State<E>) {
         if self.stale.swap(false, Ordering::AcqRel) {
-            let drawable = state.entries.values().filter(|e| e.drawable).map(|e| e.slot.clone()).collect();
-            self.ready.store(Arc::new(drawable));
+            let drawable = state.entries.values().filter(|e| e.drawable).map(|e| e.slot.clone());
+            self.ready.store(Arc::new(Drawable::of(drawable.collect())));
         }
     }
 
@@ -484,6 +522,7 @@ impl<E: Target> Shared<E> {
     /// Makes slots for what is new or changed, without holding the lock: endpoints may report at once.
     fn build(self: &Arc<Self>, announced: Vec<EndpointInfo>, next_id: &mut u64) -> Vec<Arc<Slot<E>>> {
         let mut added = Vec::new();
+        let joins = self.established();
         for info in announced {
             {
                 let state = self.lock();
@@ -502,13 +541,28 @@ impl<E: Target> Shared<E> {
             let owner = Arc::downgrade(self);
             let readiness = Readiness::new(cell.clone(), owner.clone());
             let endpoint = (self.make)(info.clone(), readiness);
-            let (load, breaker) = (self.params.load, self.params.breaker);
-            added.push(Slot::new(
-                Parts { info, endpoint, cell, load, breaker, epoch: self.epoch, owner },
-                clock(),
-            ));
+            let (load, breaker, epoch) = (self.params.load, self.params.breaker, self.epoch);
+            added
+                .push(Slot::new(Parts { info, endpoint, cell, load, breaker, joins, epoch, owner }, clock()));
         }
         added
+    }
+
+    /// What the endpoints that are in use look like, if some have been for as long as warming up takes: their mean estimate
+    /// in seconds. Whoever joins them starts with it.
+    fn established(&self) -> Option<f64> {
+        let now = clock();
+        if now.saturating_duration_since(self.epoch) < load::WARM_UP {
+            return None;
+        }
+        let ready = self.ready.load();
+        let tick = Tick::new(self.epoch, now);
+        let (mut sum, mut count) = (0.0, 0u32);
+        for slot in ready.slots.iter().take(ESTABLISHED) {
+            sum += slot.estimate(tick);
+            count += 1;
+        }
+        (count > 0).then(|| sum / f64::from(count))
     }
 
     /// Puts a change in force. Gives back what it displaced.

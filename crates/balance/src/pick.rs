@@ -28,6 +28,47 @@ pub fn choose(len: usize, draw: u64, load: impl Fn(usize) -> f64) -> Option<usiz
     Some(if load(second) < load(first) { second } else { first })
 }
 
+/// How much less loaded an endpoint of another zone must be to take a request from one of the own: the way there costs
+/// time and often money, and twice the load is more than the noise of two estimates.
+pub const DISTANCE: f64 = 2.0;
+
+/// As [`choose`], but a candidate that is passed over by this draw gives way to the other one, unless that is passed over, too.
+pub fn choose_warm(
+    len: usize,
+    draw: u64,
+    load: impl Fn(usize) -> f64,
+    is_passed_over: impl Fn(usize, f64) -> bool,
+) -> Option<usize> {
+    let (first, second) = two(len, draw)?;
+    if first == second {
+        return Some(first);
+    }
+    let further = further(draw);
+    match (is_passed_over(first, further), is_passed_over(second, further)) {
+        (true, false) => Some(second),
+        (false, true) => Some(first),
+        _ => Some(if load(second) < load(first) { second } else { first }),
+    }
+}
+
+/// One index below `len`, from bits that the two choices do not use.
+pub fn one(len: usize, draw: u64) -> Option<usize> {
+    (len > 0).then(|| scale(mixed(draw) >> 32, len))
+}
+
+/// A uniform draw in `0..1` from the same bits, independent of the two choices for all that matters here.
+fn further(draw: u64) -> f64 {
+    (mixed(draw) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// The finalizer of splitmix64: every bit of the result depends on every bit of the draw.
+fn mixed(draw: u64) -> u64 {
+    let mut z = draw.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
 /// Maps 32 random bits onto `0..len` (Lemire's multiplication; its bias below 2⁻³² × len is of no
 /// consequence here).
 fn scale(bits: u64, len: usize) -> usize {
@@ -68,6 +109,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn one_that_is_passed_over_gives_way_unless_both_are() {
+        let loads = |i: usize| [2.0, 1.0][i];
+        for (first, second, expected) in
+            [(false, false, 1), (false, true, 0), (true, false, 1), (true, true, 1)]
+        {
+            let passed = |i: usize, _| if i == 0 { first } else { second };
+            assert_eq!(choose_warm(2, 0, loads, passed), Some(expected), "{first} {second}");
+        }
+        let mut rng = fastrand::Rng::with_seed(3);
+        let below = (0..10_000).filter(|_| further(rng.u64(..)) < 0.25).count();
+        assert!((2_300..2_700).contains(&below), "{below}");
+        assert_eq!((one(0, 5), one(1, 5)), (None, Some(0)));
     }
 
     #[test]

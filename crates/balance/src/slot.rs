@@ -6,7 +6,7 @@
 
 use crate::endpoint::{Cell, EndpointState, Target, Watch};
 use crate::health::{Breaker, Transition, Verdict};
-use crate::load::{self, Estimate, Tick};
+use crate::load::{self, Estimate, Failures, Successes, Tick};
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -45,6 +45,12 @@ pub(crate) struct Slot<E: Target> {
     pending: AtomicU32,
     estimate: AtomicU64,
     penalty: AtomicU64,
+    /// Good answers, wrapping.
+    answers: AtomicU32,
+    failures: AtomicU64,
+    successes: AtomicU64,
+    /// When it joined others that were there before; `None`: it is as warm as they are.
+    joined: Option<Instant>,
     /// What the breaker says, readable without its lock.
     gate: AtomicU8,
     breaker: Option<Mutex<Breaker>>,
@@ -60,6 +66,8 @@ pub(crate) struct Parts<E: Target> {
     pub(crate) cell: Arc<Cell>,
     pub(crate) load: LoadParams,
     pub(crate) breaker: Option<FailureAccrual>,
+    /// What it starts with, if it joins others: their estimate, so that it looks neither better nor worse than they do.
+    pub(crate) joins: Option<f64>,
     pub(crate) epoch: Instant,
     pub(crate) owner: Weak<dyn Owner>,
 }
@@ -72,8 +80,12 @@ impl<E: Target> Slot<E> {
             endpoint: parts.endpoint,
             cell: parts.cell,
             pending: AtomicU32::new(0),
-            estimate: AtomicU64::new(Estimate::initial(&parts.load, tick).to_bits()),
+            estimate: AtomicU64::new(Estimate::first(&parts.load, parts.joins, tick).to_bits()),
             penalty: AtomicU64::new(Estimate::zero(tick).to_bits()),
+            answers: AtomicU32::new(0),
+            failures: AtomicU64::new(Failures::none(tick).to_bits()),
+            successes: AtomicU64::new(Successes::none().to_bits()),
+            joined: parts.joins.map(|_| now),
             gate: AtomicU8::new(OPEN),
             breaker: parts.breaker.map(|params| Mutex::new(Breaker::new(params, now))),
             params: parts.load,
@@ -106,8 +118,38 @@ impl<E: Target> Slot<E> {
         }
     }
 
+    /// What is compared: the estimate for each request that it owes, and more if it failed of late, because failing fast
+    /// is not being fast.
     pub(crate) fn load(&self, now: Tick) -> f64 {
-        load::load(self.estimate(now), self.pending())
+        load::load(self.estimate(now), self.pending()) * self.blame(now)
+    }
+
+    fn blame(&self, now: Tick) -> f64 {
+        if self.gate.load(Ordering::Relaxed) == PROBATION {
+            return 1.0; // its one request is to come soon: it decides, and not what was before
+        }
+        Failures::from_bits(self.failures.load(Ordering::Relaxed)).weight(
+            || {
+                let good = Successes::from_bits(self.successes.load(Ordering::Relaxed));
+                (good, self.answers.load(Ordering::Relaxed))
+            },
+            now,
+        )
+    }
+
+    fn failed(&self, now: Tick) {
+        // Two numbers that belong together change one after the other; a reader between them sees an estimate.
+        let read = || (self.failures.load(Ordering::Relaxed), self.successes.load(Ordering::Relaxed));
+        let (failures, successes) = read();
+        let answers = self.answers.load(Ordering::Relaxed);
+        let another = Failures::from_bits(failures).another(Successes::from_bits(successes), answers, now);
+        self.failures.store(another.0.to_bits(), Ordering::Relaxed);
+        self.successes.store(another.1.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Whether it is so new that this draw passes it over.
+    pub(crate) fn is_passed_over(&self, now: Instant, draw: f64) -> bool {
+        self.joined.is_some_and(|joined| load::is_passed_over(now.saturating_duration_since(joined), draw))
     }
 
     /// Takes the slot for a request. `None` if the breaker does not let it through.
@@ -122,7 +164,9 @@ impl<E: Target> Slot<E> {
             _ => return None,
         };
         self.pending.fetch_add(1, Ordering::Relaxed);
-        Some(Picked { pending: Pending { slot: self.clone(), started: now, probe, counted: true } })
+        Some(Picked {
+            pending: Pending { slot: self.clone(), started: now, probe, counted: true, failed: false },
+        })
     }
 
     /// Lets the backend know that `is_drawable` may have changed.
@@ -152,7 +196,11 @@ impl<E: Target> Slot<E> {
         };
         let gate = match transition {
             None => return,
-            Some(Transition::Reopened) => OPEN,
+            Some(Transition::Reopened) => {
+                let none = Failures::none(Tick::new(self.epoch, judged.now));
+                self.failures.store(none.to_bits(), Ordering::Relaxed);
+                OPEN
+            }
             Some(Transition::Shut(_)) => SHUT,
         };
         self.gate.store(gate, Ordering::Release);
@@ -231,6 +279,8 @@ pub struct Pending<E: Target> {
     probe: bool,
     /// Whether it still counts as pending.
     counted: bool,
+    /// Whether it counts as a failure.
+    failed: bool,
 }
 
 impl<E: Target> Pending<E> {
@@ -254,15 +304,18 @@ impl<E: Target> Pending<E> {
     pub fn first_frame(&mut self, now: Instant) {
         let Some((took, tick)) = self.settle(now) else { return };
         let slot = &*self.slot;
+        slot.answers.fetch_add(1, Ordering::Relaxed);
         slot.update(&slot.estimate, |e| e.sample(took, tick, slot.params.decay));
     }
 
-    /// The request failed, by transport or by status. With penalties configured it counts as slow for
-    /// `max(penalty, retry_after)`; without, it cannot lower the estimate, so failing fast does not
-    /// attract traffic. Later calls do nothing.
+    /// The request failed, by transport or by status. The share of failures weighs on the load. With penalties configured
+    /// a failure also counts as slow for `max(penalty, retry_after)`; without, it cannot lower the estimate. Later calls do
+    /// nothing.
     pub fn fail(&mut self, now: Instant, retry_after: Option<Duration>) {
         let Some((took, tick)) = self.settle(now) else { return };
+        self.failed = true;
         let slot = &*self.slot;
+        slot.failed(tick);
         match &slot.params.penalty {
             Some(penalty) => {
                 let cost = load::penalized(penalty, retry_after, took, slot.estimate(tick));
@@ -275,6 +328,10 @@ impl<E: Target> Pending<E> {
     /// Tells the endpoint's breaker, if it has one, how the request ended. To be called once.
     pub fn judge(&mut self, verdict: Verdict, retry_after: Option<Duration>, now: Instant) {
         let probe = std::mem::take(&mut self.probe);
+        // A failure that shows only at the end, as gRPC's do.
+        if verdict != Verdict::Success && !std::mem::replace(&mut self.failed, true) {
+            self.slot.failed(Tick::new(self.slot.epoch, now));
+        }
         self.slot.judge(verdict, retry_after, Judged { probe, now });
     }
 

@@ -2,6 +2,7 @@
 
 mod breaker;
 mod changes;
+mod defaults;
 mod simulation;
 mod waiting;
 
