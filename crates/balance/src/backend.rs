@@ -42,6 +42,8 @@ pub struct Params {
     pub load: LoadParams,
     /// The breaker of every endpoint, if there is to be one.
     pub breaker: Option<FailureAccrual>,
+    /// Endpoints that breakers leave in use at least; one that trips beyond that begins anew.
+    pub min_ready: usize,
     /// Where to count.
     pub metrics: Arc<Metrics>,
 }
@@ -596,6 +598,15 @@ impl<E: Target> Owner for Shared<E> {
     fn ejected(&self, info: &EndpointInfo, wait: Duration) {
         self.params.metrics.ejections.fetch_add(1, Relaxed);
         tracing::info!(endpoint = %info.addr, wait_ms = wait.as_millis() as u64, "circuit breaker open");
+    }
+
+    fn may_eject(&self, cell: &Cell) -> bool {
+        if self.params.min_ready == 0 {
+            return true;
+        }
+        let state = self.lock();
+        let own = state.entries.get(&cell.addr).is_some_and(|e| e.drawable && e.slot.cell.id == cell.id);
+        state.drawable - usize::from(own) >= self.params.min_ready
     }
 
     fn runtime(&self) -> &Handle {

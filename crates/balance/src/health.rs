@@ -94,10 +94,15 @@ impl Breaker {
             self.steps = self.steps.saturating_add(1);
             return Some(self.shut(retry_after, draw));
         }
+        Some(self.pardon(now))
+    }
+
+    /// Too few others are left: the endpoint stays in use, and its failures so far are forgotten.
+    pub fn pardon(&mut self, now: Instant) -> Transition {
         self.state = State::Closed;
         self.consecutive = 0;
         self.window = Window::new(now);
-        Some(Transition::Reopened)
+        Transition::Reopened
     }
 
     /// The wait is over: one probe may go. True if the breaker was shut.

@@ -34,6 +34,8 @@ pub(crate) fn clock() -> Instant {
 pub(crate) trait Owner: Watch {
     /// A breaker took an endpoint out, for this long.
     fn ejected(&self, info: &EndpointInfo, wait: Duration);
+    /// Whether enough others are in use for this one to be taken out.
+    fn may_eject(&self, cell: &Cell) -> bool;
     /// Where breakers' timers run.
     fn runtime(&self) -> &Handle;
 }
@@ -194,8 +196,12 @@ impl<E: Target> Slot<E> {
             true => breaker.observe_probe(verdict, retry_after, judged.now, draw),
             false => breaker.observe(verdict, retry_after, judged.now, draw),
         };
+        let tripped = matches!(transition, Some(Transition::Shut(_)));
+        let spared = tripped && self.owner.upgrade().is_some_and(|owner| !owner.may_eject(&self.cell));
+        let transition = if spared { Some(breaker.pardon(judged.now)) } else { transition };
         let gate = match transition {
             None => return,
+            Some(Transition::Reopened) if spared => OPEN,
             Some(Transition::Reopened) => {
                 let none = Failures::none(Tick::new(self.epoch, judged.now));
                 self.failures.store(none.to_bits(), Ordering::Relaxed);

@@ -97,6 +97,7 @@ impl Lives {
 struct Nature {
     queue: Queue,
     breaker: Option<FailureAccrual>,
+    min_ready: u32,
     carries: Carries,
 }
 
@@ -110,6 +111,7 @@ struct Live {
 struct Common<'a> {
     parent: &'a Meta,
     breaker: Option<FailureAccrual>,
+    min_ready: u32,
     carries: Carries,
 }
 
@@ -252,7 +254,7 @@ impl Compiler {
     /// The application as the one backend of an inbound rule.
     fn application(&self, app: std::net::SocketAddr, parent: &Meta, route: &Meta) -> RuleBackend {
         let key = Key(format!("application {app}"));
-        let nature = Nature { queue: self.queue, breaker: None, carries: Carries::Http };
+        let nature = Nature { queue: self.queue, breaker: None, min_ready: 0, carries: Carries::Http };
         let live = self.backend(key, (Choice::Only, LoadParams::default()), nature, |backend, _| {
             backend.apply(Change::Reset(vec![EndpointInfo::plain(app)]));
             Box::new(())
@@ -288,7 +290,9 @@ impl Compiler {
             _ => Carries::Http,
         };
         let first = Arc::new(self.table(&parent, http1));
-        let second = if Arc::ptr_eq(&http1.routes, &http2.routes) && http1.breaker == http2.breaker {
+        let second = if Arc::ptr_eq(&http1.routes, &http2.routes)
+            && (http1.breaker, http1.min_ready) == (http2.breaker, http2.min_ready)
+        {
             first.clone()
         } else {
             Arc::new(self.table(&parent, http2))
@@ -410,7 +414,8 @@ impl Compiler {
     }
 
     fn table(&self, parent: &Meta, http: &HttpRoutes) -> Table {
-        let common = Common { parent, breaker: http.breaker, carries: Carries::Http };
+        let common =
+            Common { parent, breaker: http.breaker, min_ready: http.min_ready, carries: Carries::Http };
         let rules =
             |route: &Route| route.rules.iter().map(|r| self.rule(&common, route, r)).collect::<Vec<_>>();
         match Matcher::new(&http.routes) {
@@ -460,7 +465,7 @@ impl Compiler {
             Filter::Invalid { message } => TcpRefusal::Invalid(message.clone()),
             _ => TcpRefusal::Invalid("the filter does not apply to bytes".into()),
         });
-        let common = Common { parent, breaker: None, carries };
+        let common = Common { parent, breaker: None, min_ready: 0, carries };
         TcpRule {
             route: route.meta.clone(),
             snis: route.snis.clone().into(),
@@ -482,8 +487,12 @@ impl Compiler {
     }
 
     fn rule_backend(&self, common: &Common<'_>, route: &Meta, backend: &RouteBackend) -> RuleBackend {
-        let nature =
-            Nature { queue: backend.backend.queue, breaker: common.breaker, carries: common.carries };
+        let nature = Nature {
+            queue: backend.backend.queue,
+            breaker: common.breaker,
+            min_ready: common.min_ready,
+            carries: common.carries,
+        };
         let live = self.live(&backend.backend.dispatch, nature);
         self.show(common.parent, &backend.backend, (live.as_ref(), nature));
         RuleBackend {
@@ -496,7 +505,7 @@ impl Compiler {
     }
 
     fn dispatch(&self, parent: &Meta, route: &Meta, dispatch: &Dispatch) -> RuleBackend {
-        let nature = Nature { queue: self.queue, breaker: None, carries: Carries::Http };
+        let nature = Nature { queue: self.queue, breaker: None, min_ready: 0, carries: Carries::Http };
         let live = self.live(dispatch, nature);
         if let Dispatch::Balance { dst, .. } = dispatch {
             self.show_name(parent, (dst, &service_meta(dst)), (live.as_ref(), nature));
@@ -577,7 +586,13 @@ impl Compiler {
         if let Some(found) = live.backends.get(&key).and_then(Weak::upgrade) {
             return found;
         }
-        let params = Params { queue: nature.queue, load, breaker: nature.breaker, ..Params::default() };
+        let params = Params {
+            queue: nature.queue,
+            load,
+            breaker: nature.breaker,
+            min_ready: nature.min_ready as usize,
+            ..Params::default()
+        };
         let connect = match nature.carries {
             Carries::Http => self.connect.clone(),
             Carries::Bytes | Carries::Tls => self.connect_bytes.clone(),

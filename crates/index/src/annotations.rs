@@ -37,6 +37,8 @@ const PENALIZE: &str = "balancer.alpha.linkerd.io/penalize-failures";
 const BIASER_PENALTY: &str = "balancer.alpha.linkerd.io/load-biaser-penalty";
 const BIASER_RETRY_AFTER: &str = "balancer.alpha.linkerd.io/load-biaser-max-retry-after";
 
+/// Ours: how many endpoints of a service breakers leave in use at least.
+const MIN_READY: &str = "weft/min-ready-endpoints";
 /// Ours: whether a retry waits for as long as the response's `Retry-After` asks.
 const RESPECT_RETRY_AFTER: &str = "weft/respect-retry-after";
 const RETRY_HTTP: &str = "retry.linkerd.io/http";
@@ -142,6 +144,12 @@ pub fn failure_accrual(annotations: &Annotations) -> Result<Option<FailureAccrua
         backoff,
         respect_retry_after: flag(annotations, HONOR_RETRY_AFTER)?,
     }))
+}
+
+/// How many endpoints breakers leave in use at least, as an annotation of ours asks. The error says that it is wrong; it
+/// is then 0.
+pub fn min_ready(annotations: &Annotations) -> Result<u32, String> {
+    number(annotations, MIN_READY, 0)
 }
 
 /// How load is estimated as annotations ask (§1F.7). The error says which annotation is wrong;
@@ -325,6 +333,13 @@ mod tests {
                 respect_retry_after: false,
             }))
         );
+    }
+
+    #[test]
+    fn breakers_may_have_to_leave_some_endpoints_in_use() {
+        assert_eq!(min_ready(&given(&[])), Ok(0));
+        assert_eq!(min_ready(&given(&[(MIN_READY, "2")])), Ok(2));
+        assert!(min_ready(&given(&[(MIN_READY, "-1")])).unwrap_err().contains(MIN_READY));
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl Index {
         let http = |class, attached: &[_]| {
             let mut routes = exact_first(self.requests(&ground, class, attached));
             routes.push(last.requests(class));
-            HttpRoutes { routes: routes.into(), breaker: tuning.breaker }
+            HttpRoutes { routes: routes.into(), breaker: tuning.breaker, min_ready: tuning.min_ready }
         };
         let tcp = |class, attached: &[_]| {
             let mut routes = self.connections(&ground, class, attached);

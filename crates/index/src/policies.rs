@@ -3,7 +3,7 @@
 //! Only `resolve.rs` and `why.rs` call this. The routes that attach to a service are found in `attach.rs` and made in
 //! `routes.rs`; a service without any has the default ones of this page.
 
-use crate::annotations::{Annotations, failure_accrual, grpc_retry, http_retry, load, timeouts};
+use crate::annotations::{Annotations, failure_accrual, grpc_retry, http_retry, load, min_ready, timeouts};
 use crate::answer::{Refusal, RefusalKind};
 use crate::attach::Class;
 use crate::config::RequestHeaders;
@@ -87,14 +87,15 @@ impl Index {
     fn service_policy(&self, name: &ServiceName, port: NonZeroU16, namespace: &str) -> OutboundPolicy {
         let speaks = self.speaks(name, port);
         let tuning = self.service(name).map(|s| Tuning::of(&s.meta.annotations)).unwrap_or_default();
-        let breaker = tuning.breaker;
+        let (breaker, min_ready) = (tuning.breaker, tuning.min_ready);
         let attached = self.attached(&Parent::service(name), port, namespace, speaks.classes());
         let ground = self.service_ground(name, port, tuning);
         let http = |class, attached: &[_]| {
             let routes = exact_first(self.requests(&ground, class, attached));
-            HttpRoutes { routes: routes.into(), breaker }
+            HttpRoutes { routes: routes.into(), breaker, min_ready }
         };
-        let default = || HttpRoutes { routes: Arc::new([self.default_route("http", &ground)]), breaker };
+        let default =
+            || HttpRoutes { routes: Arc::new([self.default_route("http", &ground)]), breaker, min_ready };
         let opaque = || vec![default_connections("opaq", &self.plain(&ground))];
         let timeout = self.config().detect_timeout;
         let protocol = match (speaks, attached) {
@@ -219,7 +220,7 @@ impl Index {
         let (mut route, mut opaque) = (self.default_route(NAME, &ground), default_connections(NAME, &ground));
         route.rules.iter_mut().for_each(|rule| weighted(&mut rule.backends));
         weighted(&mut opaque.backends);
-        let http = HttpRoutes { routes: Arc::new([route]), breaker: None };
+        let http = HttpRoutes { routes: Arc::new([route]), breaker: None, min_ready: 0 };
         OutboundPolicy {
             meta,
             protocol: OutboundProtocol::Detect {
@@ -250,6 +251,7 @@ fn default_connections(name: &str, ground: &Ground) -> TcpRoute {
 #[derive(Default)]
 pub(crate) struct Tuning {
     pub(crate) breaker: Option<FailureAccrual>,
+    pub(crate) min_ready: u32,
     pub(crate) load: LoadParams,
     pub(crate) timeouts: Timeouts,
     pub(crate) http_retry: Option<RetryPolicy>,
@@ -260,6 +262,7 @@ impl Tuning {
     pub(crate) fn of(annotations: &Annotations) -> Self {
         Self {
             breaker: failure_accrual(annotations).unwrap_or_default(),
+            min_ready: min_ready(annotations).unwrap_or_default(),
             load: load(annotations).unwrap_or_default(),
             timeouts: timeouts(annotations).unwrap_or_default(),
             http_retry: http_retry(annotations).unwrap_or_default(),

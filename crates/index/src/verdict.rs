@@ -10,7 +10,7 @@ mod routes;
 
 use crate::annotations::{
     DEFAULT_INBOUND_POLICY, OPAQUE_PORTS, PortList, REQUIRE_IDENTITY_PORTS, SKIP_INBOUND_PORTS,
-    failure_accrual, http_retry, load, timeouts,
+    failure_accrual, grpc_retry, http_retry, load, min_ready, timeouts,
 };
 use crate::index::Index;
 use crate::kept::as_route;
@@ -168,9 +168,11 @@ fn of_service(index: &Index, scope: &Scope, service: &Service) -> Verdict {
     let mut notes = Vec::new();
     let annotations = &service.meta.annotations;
     notes.extend(failure_accrual(annotations).err());
+    notes.extend(min_ready(annotations).err());
     notes.extend(load(annotations).err());
     notes.extend(timeouts(annotations).err());
     notes.extend(http_retry(annotations).err());
+    notes.extend(grpc_retry(annotations).err());
     for port in &service.ports {
         if port.transport == Transport::Other {
             notes.push(format!("port {} is not TCP; the mesh leaves it alone", port.port));

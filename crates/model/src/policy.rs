@@ -54,6 +54,9 @@ pub struct HttpRoutes {
     pub routes: Arc<[Route]>,
     /// Breaker for every endpoint of every balanced backend.
     pub breaker: Option<FailureAccrual>,
+    /// Endpoints of a backend that breakers leave in use at least (`EjectionConfig`); 0 lets them take all out, as the peer
+    /// does.
+    pub min_ready: u32,
 }
 
 /// An opaque or TLS route; it has exactly one rule.

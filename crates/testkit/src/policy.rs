@@ -83,7 +83,7 @@ pub fn route(meta: Meta, matches: Vec<RequestMatch>, backends: Distribution) -> 
 
 /// HTTP routes without a breaker.
 pub fn routes(routes: Vec<Route>) -> HttpRoutes {
-    HttpRoutes { routes: routes.into(), breaker: None }
+    HttpRoutes { routes: routes.into(), breaker: None, min_ready: 0 }
 }
 
 /// The one route that the control plane makes where there is none.

@@ -93,3 +93,24 @@ async fn a_probation_serves_a_waiting_request() {
     pending.judge(Verdict::Success, None, now());
     assert_eq!(second.await.unwrap().unwrap().info().addr, addr(1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn breakers_leave_as_many_endpoints_in_use_as_they_are_told() {
+    for (min_ready, expected) in [(0, 4), (1, 3), (3, 1), (9, 0)] {
+        let world = World::new(Params { min_ready, ..params() }, Start::Ready);
+        world.backend.apply(Change::Reset(infos(1..=4)));
+        for draw in 0..200u64 {
+            let picked = world.backend.pick(now(), draw.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let Ok(picked) = picked else { break };
+            let mut pending = picked.into_pending();
+            pending.first_frame(now());
+            pending.judge(Verdict::Failure, None, now());
+        }
+        let ejected = world.backend.snapshot().endpoints.iter().filter(|e| e.ejected).count();
+        assert_eq!(ejected, expected, "at least {min_ready} left");
+        yield_now().await;
+        // A probe that fails leaves no fewer, either.
+        advance(Duration::from_secs(1)).await;
+        world.assert_at_rest();
+    }
+}

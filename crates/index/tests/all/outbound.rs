@@ -194,6 +194,7 @@ fn annotations_of_the_service_tune_breaker_load_limits_and_retries() {
         ("balancer.linkerd.io/failure-accrual", "consecutive"),
         ("balancer.linkerd.io/failure-accrual-consecutive-max-failures", "3"),
         ("balancer.alpha.linkerd.io/penalize-failures", "true"),
+        ("weft/min-ready-endpoints", "2"),
         ("timeout.linkerd.io/request", "3s"),
         ("retry.linkerd.io/http", "5xx"),
         ("retry.linkerd.io/limit", "2"),
@@ -202,6 +203,7 @@ fn annotations_of_the_service_tune_breaker_load_limits_and_retries() {
     let policy = world.outbound(WEB).unwrap();
     let routes = http(&policy);
     assert!(matches!(routes.breaker, Some(FailureAccrual::Consecutive { max_failures: 3, .. })));
+    assert_eq!(routes.min_ready, 2);
     let rule = &routes.routes[0].rules[0];
     assert!(load_of(&rule.backends).penalty.is_some());
     assert!(load_of(&tcp(&policy).backends).penalty.is_some());

@@ -51,7 +51,7 @@ fn invalid_policy(why: &str) -> OutboundPolicy {
     };
     let route =
         Route { meta: origin.clone(), hosts: Vec::new(), rules: vec![rule], authorizations: Vec::new() };
-    let http = HttpRoutes { routes: Arc::new([route]), breaker: None };
+    let http = HttpRoutes { routes: Arc::new([route]), breaker: None, min_ready: 0 };
     let tcp = TcpRoute { meta: origin.clone(), snis: Vec::new(), filters, backends: Distribution::Empty };
     let protocol = OutboundProtocol::Detect {
         timeout: INVALID_DETECT,
@@ -74,7 +74,7 @@ fn policy(message: outbound::OutboundPolicy, warnings: &mut Warnings) -> Result<
         Grpc(grpc) => {
             let routes = grpc.routes.into_iter().map(|r| reader.grpc_route(r));
             let routes = routes.collect::<Result<Arc<[Route]>, _>>()?;
-            OutboundProtocol::Grpc(HttpRoutes { routes, breaker: reader.breaker(grpc.failure_accrual)? })
+            OutboundProtocol::Grpc(reader.with_breaker(routes, grpc.failure_accrual)?)
         }
         Tls(tls) => {
             let routes = tls.routes.into_iter().map(|r| reader.tls_route(r));
@@ -143,9 +143,7 @@ impl Reader<'_> {
         let same = http1.routes == http2.routes;
         let http1 = self.http(http1.routes, http1.failure_accrual)?;
         let http2 = match same {
-            true => {
-                HttpRoutes { routes: http1.routes.clone(), breaker: self.breaker(http2.failure_accrual)? }
-            }
+            true => self.with_breaker(http1.routes.clone(), http2.failure_accrual)?,
             false => self.http(http2.routes, http2.failure_accrual)?,
         };
         let timeout = required_duration(message.timeout, "detect.timeout")?;
@@ -158,7 +156,7 @@ impl Reader<'_> {
         accrual: Option<outbound::FailureAccrual>,
     ) -> Result<HttpRoutes, WireError> {
         let routes = routes.into_iter().map(|r| self.http_route(r)).collect::<Result<_, _>>()?;
-        Ok(HttpRoutes { routes, breaker: self.breaker(accrual)? })
+        self.with_breaker(routes, accrual)
     }
 
     fn http_route(&mut self, message: outbound::HttpRoute) -> Result<Route, WireError> {
@@ -291,6 +289,16 @@ impl Reader<'_> {
                 Ok(Dispatch::Balance { dst, load })
             }
         }
+    }
+
+    fn with_breaker(
+        &mut self,
+        routes: Arc<[Route]>,
+        accrual: Option<outbound::FailureAccrual>,
+    ) -> Result<HttpRoutes, WireError> {
+        let ejection = accrual.as_ref().and_then(|accrual| accrual.ejection.as_ref());
+        let min_ready = ejection.map_or(0, |ejection| ejection.min_ready_endpoints);
+        Ok(HttpRoutes { routes, breaker: self.breaker(accrual)?, min_ready })
     }
 
     fn breaker(

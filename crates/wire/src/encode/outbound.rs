@@ -189,7 +189,9 @@ fn breaker(routes: &HttpRoutes) -> Option<outbound::FailureAccrual> {
             backoff: Some(backoff(waits, RetryAfter::from(respect_retry_after))),
         }),
     };
-    Some(outbound::FailureAccrual { ejection: None, kind: Some(kind) })
+    let floor = (routes.min_ready > 0).then_some(routes.min_ready);
+    let ejection = floor.map(|min_ready_endpoints| outbound::EjectionConfig { min_ready_endpoints });
+    Some(outbound::FailureAccrual { ejection, kind: Some(kind) })
 }
 
 /// Whether a backoff gives way to the server's own hint.

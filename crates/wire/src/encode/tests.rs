@@ -317,7 +317,8 @@ fn tcp_route(name: &str, snis: Vec<HostMatch>) -> TcpRoute {
 
 #[test]
 fn outbound_policies_round_trip() {
-    let http = HttpRoutes { routes: Arc::new([route_of(http_rule())]), breaker: Some(breaker()) };
+    let http =
+        HttpRoutes { routes: Arc::new([route_of(http_rule())]), breaker: Some(breaker()), min_ready: 2 };
     let consecutive = FailureAccrual::Consecutive {
         max_failures: 7,
         backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(60), jitter: 0.5 },
@@ -331,8 +332,8 @@ fn outbound_policies_round_trip() {
         })],
     };
     let gone = Rule { backends: Distribution::FirstAvailable(vec![missing]), ..http_rule() };
-    let other = HttpRoutes { routes: Arc::new([route_of(gone)]), breaker: Some(consecutive) };
-    let grpc = HttpRoutes { routes: Arc::new([route_of(grpc_rule())]), breaker: None };
+    let other = HttpRoutes { routes: Arc::new([route_of(gone)]), breaker: Some(consecutive), min_ready: 0 };
+    let grpc = HttpRoutes { routes: Arc::new([route_of(grpc_rule())]), breaker: None, min_ready: 0 };
     let sni = vec![HostMatch::Exact("a.x".into()), HostMatch::Suffix { reversed_labels: vec!["x".into()] }];
     for protocol in [
         OutboundProtocol::Detect {
@@ -431,7 +432,7 @@ fn inbound_policies_round_trip() {
 fn what_a_message_cannot_say_refuses_instead_of_admitting() {
     let decode_rules = |rules: Vec<Rule>, grpc: bool| {
         let route = Route { rules, ..route_of(http_rule()) };
-        let routes = HttpRoutes { routes: Arc::new([route]), breaker: None };
+        let routes = HttpRoutes { routes: Arc::new([route]), breaker: None, min_ready: 0 };
         let protocol = if grpc { OutboundProtocol::Grpc(routes) } else { OutboundProtocol::Http1(routes) };
         let bytes = outbound_policy(&OutboundPolicy { meta: resource("Service", "web"), protocol });
         match read(decode::outbound_policy(&mut &bytes[..])).protocol {
@@ -473,7 +474,8 @@ fn what_a_message_cannot_say_refuses_instead_of_admitting() {
 
 #[test]
 fn damaged_messages_never_panic() {
-    let http = HttpRoutes { routes: Arc::new([route_of(http_rule())]), breaker: Some(breaker()) };
+    let http =
+        HttpRoutes { routes: Arc::new([route_of(http_rule())]), breaker: Some(breaker()), min_ready: 0 };
     let detect = OutboundProtocol::Detect {
         timeout: Duration::from_secs(10),
         http1: http.clone(),
