@@ -41,7 +41,8 @@ pub(crate) enum Outcome {
     Good,
     /// The program failed on purpose.
     Injected,
-    /// The mesh answered: the connection to the endpoint was lost.
+    /// The connection to the endpoint was lost: the mesh said so, or the answer broke off after its head, when nobody can say
+    /// anything any more.
     Lost,
     /// Anything else.
     Bad(String),
@@ -226,7 +227,12 @@ impl Worker {
         stream.write_all(text.as_bytes()).await?;
         let head = read_head(&mut stream).await?;
         let first = Instant::now();
-        read_body(&mut stream, &head).await?;
+        match read_body(&mut stream, &head).await {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                return Ok(Answered { outcome: Outcome::Lost, first });
+            }
+            read => read?,
+        }
         if head.header("connection").is_none_or(|value| value != "close") {
             self.lines = Some(stream);
         }
@@ -384,5 +390,27 @@ mod tests {
         check((false, None, Some("connection-lost; hop=outbound")), Some(Outcome::Lost));
         check((false, None, Some("all-unready")), Some(Outcome::Bad("all-unready".into())));
         check((false, None, None), None);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_within_its_body_lost_its_connection() {
+        for (answer, expected) in [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", Some(Outcome::Lost)),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfull", Some(Outcome::Good)),
+            ("HTTP/1.1 200 OK\r\ncontent-le", None),
+        ] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let upstream = listener.local_addr().unwrap();
+            let server = async {
+                let mut stream = BufReader::new(listener.accept().await.unwrap().0);
+                while !read_line(&mut stream).await.unwrap().is_empty() {}
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            };
+            let tally = Arc::new(Mutex::new(Tally { routes: Vec::new(), failures: Vec::new() }));
+            let (lines, http2) = (None, None);
+            let mut worker = Worker { route: &ROUTES[0], index: 0, upstream, tally, lines, http2, number: 0 };
+            let ((), answered) = tokio::join!(server, worker.http1());
+            assert_eq!(answered.ok().map(|answered| answered.outcome), expected, "{answer}");
+        }
     }
 }
