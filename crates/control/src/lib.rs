@@ -10,6 +10,7 @@ mod assemble;
 #[cfg(test)]
 mod document;
 mod issuer;
+mod judged;
 pub mod options;
 mod sources;
 

@@ -4,6 +4,7 @@
 //! `index` judges them.
 
 use crate::Options;
+use crate::judged;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -59,6 +60,7 @@ impl Sources {
 /// Feeds the views from every directory; the first batch of each is in force on return.
 pub(crate) async fn follow(options: &Options, views: &Views) -> (Sources, Vec<JoinHandle<()>>) {
     let (mut followed, mut tasks) = (Vec::new(), Vec::new());
+    let changed = Arc::new(watch::Sender::new(0));
     for (n, root) in options.manifests.iter().enumerate() {
         let state = match n {
             0 => options.state.clone(),
@@ -72,7 +74,7 @@ pub(crate) async fn follow(options: &Options, views: &Views) -> (Sources, Vec<Jo
             tracing::info!(root = %root.display(), objects = first.changes.len(), "manifests read");
         }
         views.apply(first.changes);
-        let views = views.clone();
+        let (views, changed) = (views.clone(), changed.clone());
         tasks.push(tokio::spawn(log_findings(report)));
         tasks.push(tokio::spawn(async move {
             loop {
@@ -80,9 +82,11 @@ pub(crate) async fn follow(options: &Options, views: &Views) -> (Sources, Vec<Jo
                 debug_assert_eq!(batch.part, Part::Changes);
                 tracing::info!(revision = batch.revision, changes = batch.changes.len(), "manifests changed");
                 views.apply(batch.changes);
+                changed.send_modify(|times| *times += 1);
             }
         }));
     }
+    tasks.push(tokio::spawn(judged::log(views.clone(), changed.subscribe())));
     (Sources(followed.into()), tasks)
 }
 

@@ -19,6 +19,8 @@ pub struct Config {
     pub cluster_networks: Vec<IpNet>,
     /// Inbound policy of workloads that name none.
     pub default_policy: DefaultPolicy,
+    /// Networks from which probes are let in whatever a port's policy says. The default is everywhere.
+    pub probe_networks: Vec<IpNet>,
     /// Ports that are opaque unless an annotation says otherwise.
     pub default_opaque_ports: PortList,
     /// Longest look at the first bytes of a connection.
@@ -49,6 +51,7 @@ impl Default for Config {
             mesh: MeshNames::default(),
             cluster_networks: networks.iter().filter_map(|n| n.parse().ok()).collect(),
             default_policy: DefaultPolicy::AllUnauthenticated,
+            probe_networks: ["0.0.0.0/0", "::/0"].iter().filter_map(|n| n.parse().ok()).collect(),
             default_opaque_ports: PortList::parse("25,587,3306,4444,5432,6379,9300,11211").0,
             detect_timeout: Duration::from_secs(10),
             transport: TransportMode::Header,

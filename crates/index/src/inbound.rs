@@ -7,6 +7,7 @@ use crate::annotations::{DEFAULT_INBOUND_POLICY, PortList, REQUIRE_IDENTITY_PORT
 use crate::answer::{Refusal, RefusalKind};
 use crate::entry::WorkloadEntry;
 use crate::index::Index;
+use crate::probes::{self, PROBES};
 use crate::scope::Scope;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -27,15 +28,24 @@ impl Index {
         })?;
         let scope = self.scope(&name.namespace);
         Ok(match scope.and_then(|scope| Some((scope, governing(scope, workload, port)?))) {
-            Some((scope, server)) => self.server_policy(scope, server),
+            Some((scope, server)) => self.server_policy(scope, server, workload, port),
             None => self.default_server(workload, port),
         })
     }
 
     /// What a server resource makes of its ports (§1E.4).
-    fn server_policy(&self, scope: &Scope, server: &Server) -> InboundPolicy {
+    fn server_policy(
+        &self,
+        scope: &Scope,
+        server: &Server,
+        workload: &WorkloadEntry,
+        port: NonZeroU16,
+    ) -> InboundPolicy {
         let http = || InboundRoutes {
-            routes: self.inbound_routes(scope, server, &[Kind::HttpRoute, Kind::PolicyHttpRoute]),
+            routes: match self.inbound_routes(scope, server, &[Kind::HttpRoute, Kind::PolicyHttpRoute]) {
+                Some(routes) => routes,
+                None => self.default_routes(workload, port),
+            },
             rate_limit: limit_of(scope, server).map(|limit| Arc::new(self.rate_limit(limit))),
         };
         let protocol = match server.protocol {
@@ -45,7 +55,9 @@ impl Index {
             ServerProtocol::Http1 => InboundProtocol::Http1(http()),
             ServerProtocol::Http2 => InboundProtocol::Http2(http()),
             ServerProtocol::Grpc => InboundProtocol::Grpc(InboundRoutes {
-                routes: self.inbound_routes(scope, server, &[Kind::GrpcRoute]),
+                routes: self
+                    .inbound_routes(scope, server, &[Kind::GrpcRoute])
+                    .unwrap_or_else(|| Arc::new([default_route()])),
                 rate_limit: None,
             }),
             ServerProtocol::Opaque => InboundProtocol::Opaque,
@@ -55,14 +67,20 @@ impl Index {
         InboundPolicy { meta: policy_meta("server", &server.meta), protocol, authorizations }
     }
 
-    /// The routes of a server, the oldest first; without any, one that matches everything (§1E.5).
-    fn inbound_routes(&self, scope: &Scope, server: &Server, kinds: &[Kind]) -> Arc<[Route]> {
+    /// What a port without routes of its own has: everything, and its probes, which have an authorization of their own.
+    fn default_routes(&self, workload: &WorkloadEntry, port: NonZeroU16) -> Arc<[Route]> {
+        let networks = &self.config().probe_networks;
+        let probes = self.inherited(&workload.object.meta, PROBES);
+        let probes = probes.and_then(|text| probes::route(text, workload, port, networks));
+        probes.into_iter().chain([default_route()]).collect()
+    }
+
+    /// The routes of a server, the oldest first, if it has any (§1E.5).
+    fn inbound_routes(&self, scope: &Scope, server: &Server, kinds: &[Kind]) -> Option<Arc<[Route]>> {
         let mut attached: Vec<(Kind, &RouteResource)> = attached_routes(scope, server, kinds).collect();
         attached.sort_by(|a, b| a.1.meta.seniority().cmp(&b.1.meta.seniority()));
-        if attached.is_empty() {
-            return Arc::new([default_route()]);
-        }
-        attached.into_iter().map(|(kind, route)| self.inbound_route(scope, kind, route)).collect()
+        let routes = attached.iter().map(|(kind, route)| self.inbound_route(scope, *kind, route));
+        (!attached.is_empty()).then(|| routes.collect())
     }
 
     fn inbound_route(&self, scope: &Scope, kind: Kind, route: &RouteResource) -> Route {
@@ -101,7 +119,7 @@ impl Index {
         let protocol = if self.is_opaque_at(workload, port) {
             InboundProtocol::Opaque
         } else {
-            let http = InboundRoutes { routes: Arc::new([default_route()]), rate_limit: None };
+            let http = InboundRoutes { routes: self.default_routes(workload, port), rate_limit: None };
             InboundProtocol::Detect { timeout: self.config().detect_timeout, http }
         };
         InboundPolicy {

@@ -21,6 +21,7 @@ pub mod limits;
 mod order;
 mod permits;
 mod policies;
+mod probes;
 mod profiles;
 pub mod resolve;
 mod routes;

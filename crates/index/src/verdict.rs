@@ -15,6 +15,7 @@ use crate::annotations::{
 use crate::index::Index;
 use crate::kept::as_route;
 use crate::policies::is_known_app_protocol;
+use crate::probes::{self, PROBES};
 use crate::scope::Scope;
 use std::collections::BTreeMap;
 use weft_model::object::{Key, Kind, Metadata, Object, Origin};
@@ -150,6 +151,8 @@ fn verdict(kind: Kind, meta: &Metadata, state: State, mut notes: Vec<String>) ->
     {
         notes.push(format!("{DEFAULT_INBOUND_POLICY}: `{policy}` is no policy; nobody is admitted"));
     }
+    let probes = meta.annotations.get(PROBES).map(|text| probes::parse(text).1).unwrap_or_default();
+    notes.extend(probes.iter().map(|part| format!("{PROBES}: `{part}` is no probe such as `8080/healthz`")));
     notes.truncate(NOTE_LIMIT);
     let key = Key { kind, namespace: meta.namespace.clone(), name: meta.name.clone() };
     Verdict { key, origin: meta.origin.clone(), state, notes, differs: Vec::new() }

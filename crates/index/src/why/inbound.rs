@@ -115,7 +115,7 @@ impl Telling<'_> {
             "route",
             format!("{}: {}", describe::origin(&route.meta), describe::matches(&rule.matches)),
         );
-        if let Some(end) = self.authorized(policy.authorizations.iter().chain(&route.authorizations)) {
+        if let Some(end) = self.authorized(route.authorizations.iter().chain(&policy.authorizations)) {
             return end;
         }
         if let Some(end) = self.filtered(&rule.filters, found.prefix) {

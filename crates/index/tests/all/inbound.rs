@@ -2,8 +2,13 @@
 
 use crate::world::*;
 use weft_index::{Config, RefusalKind};
+use weft_model::attach::ParentKind;
+use weft_model::authorization::NetworkMatch;
+use weft_model::object::Kind;
 use weft_model::policy::{Authentication, DefaultPolicy, InboundProtocol};
 use weft_model::route::Distribution;
+use weft_model::server::ServerProtocol;
+use weft_model::service::TargetPort;
 
 const WEB: &str = r#"{"ns":"shop","external_workload":"web-1"}"#;
 const POLICY: &str = "config.linkerd.io/default-inbound-policy";
@@ -118,4 +123,46 @@ fn changes_of_workload_and_namespace_touch_its_policies() {
     assert!(!world.put(namespace("other", &[(POLICY, "deny")])).touches(&view));
     assert!(world.delete(workload("shop/web-1", "web", "10.1.0.1")).touches(&view));
     assert_eq!(kind(world.inbound(WEB, 8080)), Some(RefusalKind::NotFound));
+}
+
+#[test]
+fn probes_are_let_in_where_everything_else_is_denied() {
+    let probed = [(POLICY, "deny"), ("weft/probes", "8080/healthz, http/ready, 9/other, what")];
+    let mut config = Config::default();
+    config.probe_networks = vec!["10.9.0.0/16".parse().unwrap()];
+    let mut world = world(&[], &probed);
+    let mut narrow = World::with(config);
+    let mut web = workload("shop/web-1", "web", "10.1.0.1");
+    web.meta.annotations = pairs(&probed);
+    narrow.put(web);
+    let probe = |world: &World, expected: Option<&[NetworkMatch]>| {
+        let policy = world.inbound(WEB, 8080).unwrap();
+        let (InboundProtocol::Detect { http, .. } | InboundProtocol::Http1(http)) = &policy.protocol else {
+            panic!("{policy:?}")
+        };
+        let found = http.routes.iter().find(|route| route.meta.name() == "probe");
+        assert_eq!(found.map(|route| route.rules[0].matches.len()), expected.map(|_| 2), "{policy:?}");
+        let Some(route) = found else { return };
+        let [only] = &route.authorizations[..] else { panic!("{route:?}") };
+        assert_eq!(only.authentication, Authentication::Unauthenticated);
+        assert_eq!(Some(&only.networks[..]), expected);
+        assert!(http.routes.iter().any(|route| route.meta.name() == "default"));
+    };
+    let everywhere = NetworkMatch::everywhere();
+    probe(&world, Some(&everywhere));
+    probe(&narrow, Some(&nets(&["10.9.0.0/16"])));
+    assert!(world.inbound(WEB, 8080).unwrap().authorizations.is_empty());
+    // A server denies as much and lets probes in as well, until it has routes of its own.
+    let mut governing = server("shop/web-http", "web", TargetPort::Number(port(8080)));
+    governing.protocol = ServerProtocol::Http1;
+    world.put(governing);
+    probe(&world, Some(&everywhere));
+    let mut own = route("shop/own", vec![parent(ParentKind::Server, "shop/web-http", None)], &["/api"]);
+    own.rules[0].backends = vec![];
+    world.put(routed(Kind::HttpRoute, own));
+    probe(&world, None);
+    let verdicts = weft_index::verdict::verdicts(&world.index);
+    let notes: Vec<_> =
+        verdicts.iter().flat_map(|v| &v.notes).filter(|n| n.contains("`what` is no")).collect();
+    assert_eq!(notes.len(), 1, "{verdicts:?}");
 }

@@ -283,3 +283,15 @@ fn a_change_of_manifests_is_told_by_what_it_does() {
     assert_eq!(found[0].0, "Service shop/books port 80 for clients of office");
     assert_eq!(found.len(), 1);
 }
+
+#[test]
+fn an_authorization_of_the_route_is_asked_before_the_servers() {
+    let mut world = shop();
+    let mut own = route("shop/r", vec![parent(ParentKind::Server, "shop/books-http", None)], &["/api"]);
+    own.rules[0].backends = vec![];
+    world.put(routed(Kind::HttpRoute, own));
+    let target = PolicyTarget::Route(Kind::HttpRoute, "r".into());
+    world.put(policy("shop/route-only", target, vec![AuthenticationRef::Account(account("web"))]));
+    let expected = ("authorization", "AuthorizationPolicy shop/route-only admits");
+    check(&world, "to=books.shop:80&uri=/api/x", "it reaches", None, expected);
+}

@@ -15,6 +15,7 @@ const ZONE_WEIGHTS: &str = "ext-endpoint-zone-weights";
 const REQUEST_HEADERS: &str = "allow-l5d-request-headers";
 const EGRESS_NAMESPACE: &str = "global-egress-network-namespace";
 const REFERENCE_GRANTS: &str = "require-reference-grants";
+const PROBE_NETWORKS: &str = "probe-networks";
 
 pub(crate) fn arguments(command: clap::Command) -> clap::Command {
     let plain = |name: &'static str, value: &'static str, default: &'static str| {
@@ -25,6 +26,10 @@ pub(crate) fn arguments(command: clap::Command) -> clap::Command {
         .arg(plain("cluster-networks", "CIDRS", "").help(
             "Networks of the mesh's own addresses, comma-separated; what `cluster-*` policies admit \
              [default: the private ones and 240.0.0.0/4]",
+        ))
+        .arg(plain(PROBE_NETWORKS, "CIDRS", "").help(
+            "Networks from which the probes of `weft/probes` are let in whatever a port's policy says, comma-separated \
+             [default: all]",
         ))
         .arg(
             plain("default-policy", "POLICY", "all-unauthenticated")
@@ -52,12 +57,14 @@ pub(crate) fn config(matches: &ArgMatches) -> Result<Config, Vec<String>> {
     let text = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
     let (networks, ports, policy) = (text("cluster-networks"), text("opaque-ports"), text("default-policy"));
     let mut config = Config::default();
-    match grammar::networks(&networks) {
-        Some(given) if given.is_empty() => {}
-        Some(given) => config.cluster_networks = given,
-        None => {
-            mistakes
-                .push(format!("--cluster-networks: `{networks}`; expected networks such as `10.0.0.0/8`"));
+    for (name, place) in
+        [("cluster-networks", &mut config.cluster_networks), (PROBE_NETWORKS, &mut config.probe_networks)]
+    {
+        let given = text(name);
+        match grammar::networks(&given) {
+            Some(networks) if networks.is_empty() => {}
+            Some(networks) => *place = networks,
+            None => mistakes.push(format!("--{name}: `{given}`; expected networks such as `10.0.0.0/8`")),
         }
     }
     if grammar::ports(&ports).is_none() {
@@ -103,6 +110,7 @@ mod tests {
     fn each_argument_is_obeyed() {
         let config = parse(&[
             "--cluster-networks=10.0.0.0/8",
+            "--probe-networks=10.9.0.0/16",
             "--default-policy=cluster-authenticated",
             "--opaque-ports=25",
             "--ext-endpoint-zone-weights",
@@ -113,6 +121,7 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(config.cluster_networks, ["10.0.0.0/8".parse().unwrap()]);
+        assert_eq!(config.probe_networks, ["10.9.0.0/16".parse().unwrap()]);
         assert_eq!(config.default_policy, DefaultPolicy::ClusterAuthenticated);
         assert_eq!(config.default_opaque_ports, PortList::parse("25").0);
         assert_eq!(config.zone_weights, ZoneWeights::LocalTenfold);
@@ -126,8 +135,9 @@ mod tests {
 
     #[test]
     fn mistakes_are_told_all_at_once() {
-        let mistakes = parse(&["--cluster-networks", "x", "--opaque-ports", "9-1"]).unwrap_err();
-        assert_eq!(mistakes.len(), 2, "{mistakes:?}");
+        let mistakes = parse(&["--cluster-networks", "x", "--probe-networks", "y", "--opaque-ports", "9-1"])
+            .unwrap_err();
+        assert_eq!(mistakes.len(), 3, "{mistakes:?}");
         assert!(parse(&["--default-policy", "cluster-authenticated"]).is_err());
         assert!(parse(&["--trust-domain", "a b"]).is_err());
     }

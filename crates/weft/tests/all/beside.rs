@@ -17,7 +17,7 @@ const LOCAL: &str = "localhost,127.0.0.1,::1";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A child that is killed when the test ends, however it ends.
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -43,7 +43,7 @@ impl Running {
         }
     }
 
-    fn out(&mut self) -> Lines {
+    pub(crate) fn out(&mut self) -> Lines {
         Lines::of(self.0.stdout.take().unwrap())
     }
 
@@ -53,7 +53,7 @@ impl Running {
 }
 
 /// What a program says, line by line, and never waited for without a bound.
-struct Lines(Receiver<String>);
+pub(crate) struct Lines(Receiver<String>);
 
 impl Lines {
     fn of(pipe: impl Read + Send + 'static) -> Self {
@@ -73,7 +73,7 @@ impl Lines {
     }
 
     /// Skips to the line that contains a text.
-    fn until(&self, text: &str) -> String {
+    pub(crate) fn until(&self, text: &str) -> String {
         let start = Instant::now();
         let mut seen = Vec::new();
         while let Ok(line) = self.0.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
@@ -94,8 +94,8 @@ impl Lines {
 }
 
 /// A mesh in a directory, with its control plane.
-struct Mesh {
-    root: PathBuf,
+pub(crate) struct Mesh {
+    pub(crate) root: PathBuf,
     network: String,
     control: Option<Running>,
 }
@@ -129,7 +129,7 @@ impl Mesh {
         mesh
     }
 
-    fn without_control() -> Self {
+    pub(crate) fn without_control() -> Self {
         // Ports differ between tests that run at once, so that a network named after one is ours.
         let number = free_port();
         let root = std::env::temp_dir().join(format!("weft-beside-{}-{number}", std::process::id()));
@@ -138,7 +138,7 @@ impl Mesh {
         Self { root, network, control: None }
     }
 
-    fn control(&self) -> Command {
+    pub(crate) fn control(&self) -> Command {
         let mut command = Command::new(WEFT);
         command
             .args(["control", "--manifests"])

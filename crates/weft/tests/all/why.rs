@@ -1,5 +1,6 @@
 //! `weft why` and `weft diff`: the texts and exit statuses, as a person or a CI job sees them.
 
+use crate::beside::{Mesh, Running};
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -131,4 +132,16 @@ fn a_difference_is_an_exit_status_and_a_list() {
     let (status, _, error) = weft(&["diff", old.path(), "/nowhere"]);
     assert_eq!(status, Some(2));
     assert!(error.contains("cannot be read"), "{error}");
+}
+
+#[test]
+fn a_running_control_plane_says_what_is_not_in_force_and_when_it_is_mended() {
+    let mesh = Mesh::without_control();
+    let file = mesh.root.join("manifests/shop.yaml");
+    fs::write(&file, SHOP.replace("name: books-http}\n  required", "name: gone}\n  required")).unwrap();
+    let mut control = Running(mesh.control().spawn().unwrap());
+    let said = control.out();
+    said.until("AuthorizationPolicy shop/web-only: dangling: Server shop/gone is missing (shop.yaml:19)");
+    fs::write(&file, SHOP).unwrap();
+    said.until("AuthorizationPolicy shop/web-only: nothing is wrong with it any more");
 }
