@@ -5,8 +5,8 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
+use weft_explain::why::{self, Hypothesis};
 use weft_index::verdict::{self, State, Verdict};
-use weft_index::why::Hypothesis;
 use weft_serve::views::Views;
 
 /// What every answer says of its shape.
@@ -58,7 +58,7 @@ fn why(views: &Views, query: &str) -> Answered {
         Ok(hypothesis) => hypothesis,
         Err(problem) => return wrong(problem),
     };
-    match views.read(|index| index.why(&hypothesis)) {
+    match views.read(|index| why::why(index, &hypothesis)) {
         Ok(told) => {
             let answer = json!({
                 "apiVersion": VERSION,

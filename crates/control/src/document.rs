@@ -40,7 +40,7 @@ fn admin() -> Vec<Limit> {
         ),
         Limit::fixed(
             "query of `/v1/why`",
-            Bound::Bytes(weft_index::why::QUERY_LIMIT as u64),
+            Bound::Bytes(weft_explain::why::QUERY_LIMIT as u64),
             "It is refused with 400.",
             "none; told at once",
         ),

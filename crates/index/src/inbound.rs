@@ -22,7 +22,7 @@ use weft_model::workload::WorkloadName;
 
 impl Index {
     /// The inbound policy of a workload's port (§1E.3).
-    pub(crate) fn inbound(&self, name: &WorkloadName, port: NonZeroU16) -> Result<InboundPolicy, Refusal> {
+    pub fn inbound(&self, name: &WorkloadName, port: NonZeroU16) -> Result<InboundPolicy, Refusal> {
         let workload = self.workload_entry(name).ok_or_else(|| {
             Refusal::new(RefusalKind::NotFound, format!("external workload {name} is not known"))
         })?;

@@ -26,15 +26,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("discover", &["model", "wire", "net", "names", "identity", "balance", "connect", "route", "decide", "telemetry"]),
     ("proxy", &["model", "wire", "net", "names", "identity", "balance", "connect", "route", "decide", "discover", "settings", "telemetry"]),
     // the control plane
-    ("index", &["model", "decide"]),
+    ("index", &["model"]),
+    ("explain", &["model", "decide", "index"]),
     ("resources", &["model", "index"]),
     ("serve", &["model", "wire", "net", "identity", "index", "telemetry"]),
     // to wire for its router, which the assembled services hang in
-    ("control", &["model", "wire", "net", "identity", "index", "resources", "serve", "telemetry"]),
+    ("control", &["model", "wire", "net", "identity", "index", "explain", "resources", "serve", "telemetry"]),
     // beside the house
     ("testkit", &["model", "wire", "net", "identity", "settings", "proxy", "control", "telemetry", "index", "resources"]),
     ("scenarios", &["model", "net", "identity", "proxy", "control", "telemetry", "testkit"]),
-    ("weft", &["model", "net", "identity", "index", "resources", "settings", "proxy", "control", "telemetry", "testkit"]),
+    ("weft", &["model", "net", "identity", "index", "explain", "resources", "settings", "proxy", "control", "telemetry", "testkit"]),
     ("xtask", &["model"]),
 ];
 

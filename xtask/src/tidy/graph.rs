@@ -23,6 +23,7 @@ const SINGLE: &[&str] = &["rustls", "tokio", "hyper", "h2", "http", "tower", "aw
 
 /// Asks cargo for the graph and judges it.
 pub(super) fn check(root: &Path, findings: &mut Vec<Finding>) {
+    behind(root, findings);
     // Set by cargo for whatever it runs, so that the same cargo answers.
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let arguments = ["tree", "--workspace", "--locked", "--offline", "--prefix", "none", "--format", "{p}"];
@@ -35,6 +36,37 @@ pub(super) fn check(root: &Path, findings: &mut Vec<Finding>) {
         Err(error) => error.to_string(),
     };
     push(findings, format!("`cargo tree --locked` failed: {failed}"));
+}
+
+/// The fuzz targets are a workspace of their own: their lock file must know what our crates depend on today.
+fn behind(root: &Path, findings: &mut Vec<Finding>) {
+    let path = "fuzz/Cargo.lock";
+    let Ok(lock) = std::fs::read_to_string(root.join(path)) else { return };
+    for package in lock.split("[[package]]") {
+        let Some(name) =
+            package.lines().find_map(|line| line.strip_prefix("name = \"weft-")?.strip_suffix('"'))
+        else {
+            continue;
+        };
+        let Ok(manifest) = std::fs::read_to_string(root.join(format!("crates/{name}/Cargo.toml"))) else {
+            continue;
+        };
+        for needed in dependencies(&manifest).filter(|needed| !package.contains(&format!(" \"{needed}"))) {
+            let message = format!(
+                "{path} does not know that weft-{name} depends on {needed}; run `cargo update --workspace` in fuzz/"
+            );
+            findings.push(Finding { path: path.to_owned(), line: 0, rule: "graph", message });
+        }
+    }
+}
+
+/// What a manifest's `[dependencies]` name.
+fn dependencies(manifest: &str) -> impl Iterator<Item = &str> {
+    let lines = manifest.lines().skip_while(|line| *line != "[dependencies]").skip(1);
+    let own = lines.take_while(|line| !line.starts_with('['));
+    own.filter_map(|line| {
+        line.split(['.', ' ', '=']).next().filter(|name| !name.is_empty() && !name.starts_with('#'))
+    })
 }
 
 /// `tree` holds a package a line: name, version, and perhaps more.
@@ -80,5 +112,27 @@ mod tests {
         let messages: Vec<_> = findings.iter().map(|finding| finding.message.as_str()).collect();
         assert_eq!(messages.len(), 2);
         assert!(messages[0].starts_with("ring is built") && messages[1].contains("v0.23.1 and v0.24.0"));
+    }
+
+    #[test]
+    fn a_lock_file_of_the_fuzz_targets_that_lags_behind_is_told() {
+        let root = std::env::temp_dir().join(format!("weft-lagging-{}", std::process::id()));
+        for (path, text) in [
+            (
+                "crates/a/Cargo.toml",
+                "[package]\n[dependencies]\n# one\nhttp.workspace = true\nserde = { workspace = true }\n\n\
+                 [dev-dependencies]\nfastrand.workspace = true\n",
+            ),
+            ("fuzz/Cargo.lock", "[[package]]\nname = \"weft-a\"\ndependencies = [\n \"http\",\n]\n"),
+        ] {
+            let path = root.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let mut findings = Vec::new();
+        behind(&root, &mut findings);
+        std::fs::remove_dir_all(&root).unwrap();
+        let told: Vec<_> = findings.iter().map(|finding| finding.message.as_str()).collect();
+        assert!(matches!(told[..], [one] if one.contains("weft-a depends on serde;")), "{told:?}");
     }
 }

@@ -103,6 +103,7 @@ const PURE: &[&str] = &[
     "crates/model/src/",
     "crates/decide/src/",
     "crates/index/src/",
+    "crates/explain/src/",
     "crates/proxy/src/detect",
     "crates/route/src/limit",
     "crates/route/src/retry",

@@ -128,8 +128,7 @@ fn changes_of_workload_and_namespace_touch_its_policies() {
 #[test]
 fn probes_are_let_in_where_everything_else_is_denied() {
     let probed = [(POLICY, "deny"), ("weft/probes", "8080/healthz, http/ready, 9/other, what")];
-    let mut config = Config::default();
-    config.probe_networks = vec!["10.9.0.0/16".parse().unwrap()];
+    let config = Config { probe_networks: vec!["10.9.0.0/16".parse().unwrap()], ..Config::default() };
     let mut world = world(&[], &probed);
     let mut narrow = World::with(config);
     let mut web = workload("shop/web-1", "web", "10.1.0.1");

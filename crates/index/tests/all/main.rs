@@ -8,5 +8,4 @@ mod profiles;
 mod scale;
 mod simulation;
 mod verdicts;
-mod why;
 mod world;

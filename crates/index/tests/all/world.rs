@@ -218,7 +218,7 @@ pub(crate) fn account(name: &str) -> AccountRef {
 
 /// Networks without holes.
 pub(crate) fn nets(list: &[&str]) -> Vec<NetworkMatch> {
-    list.iter().map(|net| NetworkMatch::from(net.parse::<ipnet::IpNet>().unwrap())).collect()
+    list.iter().map(|net| NetworkMatch { net: net.parse().unwrap(), except: vec![] }).collect()
 }
 
 /// An index with short questions.

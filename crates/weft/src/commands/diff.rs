@@ -7,8 +7,8 @@ use super::{Environment, manifests, mesh, policy, refuse};
 use clap::{Arg, ArgMatches, value_parser};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use weft_explain::difference::{Difference, differences};
 use weft_index::Config;
-use weft_index::difference::{Difference, differences};
 
 pub(crate) const ABOUT: &str =
     "List what a change of manifests would do: routes, backends and permissions that change";

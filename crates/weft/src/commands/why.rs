@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
-use weft_index::why::{self, Hypothesis, Told};
+use weft_explain::why::{self, Hypothesis, Told};
 use weft_model::identity::{Id, MeshNames};
 use weft_net::prefixed::Bounds;
 use weft_net::web;
@@ -81,7 +81,9 @@ pub(crate) fn run(matches: &ArgMatches, _: &Environment) -> ExitCode {
     };
     let told = match matches.get_many::<PathBuf>("manifests") {
         Some(roots) => match manifests::index(roots, config) {
-            Ok(index) => index.why(&hypothesis).map(|told| shape(&told)).map_err(|refusal| refusal.message),
+            Ok(index) => {
+                why::why(&index, &hypothesis).map(|told| shape(&told)).map_err(|refusal| refusal.message)
+            }
             Err(error) => return fail(error),
         },
         None => match matches.get_one::<SocketAddr>("control") {

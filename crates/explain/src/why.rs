@@ -6,16 +6,16 @@
 
 mod inbound;
 
-use crate::answer::{Answer, ProfileTarget, Refusal, RefusalKind, ViewKey};
-use crate::ask::{OutboundTarget, Question};
 use crate::describe;
-use crate::index::Index;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
 use weft_decide::explain::near_miss;
 use weft_decide::filter::{self, Outcome};
 use weft_decide::matching::{CompiledCondition, Matcher, RequestView, form_decode};
+use weft_index::Index;
+use weft_index::answer::{Answer, ProfileTarget, Refusal, RefusalKind, ViewKey};
+use weft_index::ask::{OutboundTarget, Question};
 use weft_model::destination::EndpointInfo;
 use weft_model::identity::{Id, NoTls, Peer};
 use weft_model::name::DnsName;
@@ -176,69 +176,54 @@ impl End {
     }
 }
 
-impl Index {
-    /// What would become of a request.
-    ///
-    /// # Errors
-    /// The destination is not something that can be asked for.
-    pub fn why(&self, of: &Hypothesis) -> Result<Told, Refusal> {
-        let target = target(&of.to)?;
-        let mut telling = self.telling(of)?;
-        let view = self.view(&Question::Outbound { target: target.clone(), asker: telling.asker.clone() })?;
-        let ended = match self.resolve(&view) {
-            Answer::Outbound(policy) => telling.outbound(&policy, &view),
-            Answer::Refused(refusal) if refusal.kind == RefusalKind::NotFound => {
-                telling.unowned(&target, refusal)
-            }
-            Answer::Refused(refusal) => return Err(refusal),
-            _ => End::answered("nothing is known about it".into()),
-        };
-        Ok(Told { steps: telling.steps, outcome: ended.outcome, reason: ended.reason })
-    }
+/// What would become of a request.
+///
+/// # Errors
+/// The destination is not something that can be asked for.
+pub fn why(index: &Index, of: &Hypothesis) -> Result<Told, Refusal> {
+    let target = target(&of.to)?;
+    let mut telling = telling(index, of)?;
+    let view = index.view(&Question::Outbound { target: target.clone(), asker: telling.asker.clone() })?;
+    let ended = match index.resolve(&view) {
+        Answer::Outbound(policy) => telling.outbound(&policy, &view),
+        Answer::Refused(refusal) if refusal.kind == RefusalKind::NotFound => {
+            telling.unowned(&target, refusal)
+        }
+        Answer::Refused(refusal) => return Err(refusal),
+        _ => End::answered("nothing is known about it".into()),
+    };
+    Ok(Told { steps: telling.steps, outcome: ended.outcome, reason: ended.reason })
+}
 
-    fn telling(&self, of: &Hypothesis) -> Result<Telling<'_>, Refusal> {
-        let own = self.scope(&of.namespace).into_iter().flat_map(|scope| scope.workloads.values());
-        let own = own.map(|w| &w.object).find(|w| of.identity.as_ref() == Some(&w.identity));
-        let asker = Asker {
-            namespace: of.namespace.clone(),
-            workload: own.map(|w| w.meta.name.clone()).unwrap_or_default(),
-            node: String::new(),
-        };
-        let some = || self.config().cluster_networks.first().map(|net| net.addr());
-        let assumed = own.and_then(|w| w.ips.first().copied()).or_else(some);
-        let client = of.address.or(assumed).unwrap_or(IpAddr::from([10, 0, 0, 0]));
-        let peer = match &of.identity {
-            Some(id) => Peer::Tls(Some(id.clone())),
-            None => Peer::Plain(NoTls::NotFromRemote),
-        };
-        let who = match &of.identity {
-            Some(id) => format!("{id} at {client}"),
-            None => format!("somebody without the mesh at {client}"),
-        };
-        let shown = if of.address.is_none() { ", an address that is assumed" } else { "" };
-        let workload = own.map(|w| format!(", workload {}", w.name())).unwrap_or_default();
-        let steps = vec![Step {
-            about: "caller",
-            text: format!("{who}{}{workload}", if own.is_some() { "" } else { shown }),
-        }];
-        let uri = absolute(&of.uri, &of.to).ok_or_else(|| {
-            Refusal::new(RefusalKind::InvalidArgument, format!("`{}` is no path of a request", of.uri))
-        })?;
-        let (method, headers) = (of.method.clone(), of.headers.clone());
-        Ok(Telling { index: self, steps, client, peer, method, uri, headers, asker })
-    }
-
-    /// Where the manifest of an object stands.
-    fn place(&self, key: &Key) -> Option<String> {
-        let scope = self.scope(&key.namespace)?;
-        let meta = match key.kind {
-            Kind::Service => &scope.services.get(&key.name)?.meta,
-            Kind::ExternalWorkload => &scope.workloads.get(&key.name)?.object.meta,
-            Kind::ServiceProfile => &scope.profiles.get(&key.name)?.meta,
-            kind => scope.kept.meta(kind, &key.name)?,
-        };
-        Some(meta.origin.to_string())
-    }
+fn telling<'a>(index: &'a Index, of: &Hypothesis) -> Result<Telling<'a>, Refusal> {
+    let own = of.identity.as_ref().and_then(|identity| index.workload_of(&of.namespace, identity));
+    let asker = Asker {
+        namespace: of.namespace.clone(),
+        workload: own.map(|w| w.meta.name.clone()).unwrap_or_default(),
+        node: String::new(),
+    };
+    let some = || index.config().cluster_networks.first().map(|net| net.addr());
+    let assumed = own.and_then(|w| w.ips.first().copied()).or_else(some);
+    let client = of.address.or(assumed).unwrap_or(IpAddr::from([10, 0, 0, 0]));
+    let peer = match &of.identity {
+        Some(id) => Peer::Tls(Some(id.clone())),
+        None => Peer::Plain(NoTls::NotFromRemote),
+    };
+    let who = match &of.identity {
+        Some(id) => format!("{id} at {client}"),
+        None => format!("somebody without the mesh at {client}"),
+    };
+    let shown = if of.address.is_none() { ", an address that is assumed" } else { "" };
+    let workload = own.map(|w| format!(", workload {}", w.name())).unwrap_or_default();
+    let steps = vec![Step {
+        about: "caller",
+        text: format!("{who}{}{workload}", if own.is_some() { "" } else { shown }),
+    }];
+    let uri = absolute(&of.uri, &of.to).ok_or_else(|| {
+        Refusal::new(RefusalKind::InvalidArgument, format!("`{}` is no path of a request", of.uri))
+    })?;
+    let (method, headers) = (of.method.clone(), of.headers.clone());
+    Ok(Telling { index, steps, client, peer, method, uri, headers, asker })
 }
 
 /// What is meant by the place that somebody wants to reach.

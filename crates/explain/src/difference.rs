@@ -3,18 +3,18 @@
 //! The `diff` command asks before a change is made. Every answer is the one that proxies would get; its pieces are compared in the
 //! words of `describe.rs`. Endpoints come and go by themselves and are not compared.
 
-use crate::answer::{Answer, ViewKey};
 use crate::describe;
-use crate::index::Index;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
-use weft_model::attach::ParentKind;
+use weft_index::Index;
+use weft_index::answer::Answer;
+use weft_model::attach::EgressNetwork;
 use weft_model::policy::{
     HttpRoutes, InboundPolicy, InboundProtocol, OutboundPolicy, OutboundProtocol, TcpRoute,
 };
-use weft_model::service::{ServiceName, Transport};
+use weft_model::service::ServiceName;
 
 /// What is answered differently about some things.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -56,66 +56,42 @@ pub fn differences(old: &Index, new: &Index) -> Vec<Difference> {
 /// What is said about everything, line by line.
 fn answers(index: &Index) -> BTreeMap<String, Vec<String>> {
     let mut all = BTreeMap::new();
-    for (namespace, scope) in index.scopes() {
-        for service in scope.services.values() {
-            for port in service.ports.iter().filter(|p| p.transport == Transport::Tcp) {
-                outbound(index, &service.name(), port.port, &mut all);
-            }
+    for asked in index.outbound_ports() {
+        if let Answer::Outbound(policy) = index.resolve(&asked.view()) {
+            let own = asked.namespace == asked.service.namespace;
+            let clients = if own { String::new() } else { format!(" for clients of {}", asked.namespace) };
+            all.insert(format!("Service {} port {}{clients}", asked.service, asked.port), routed(&policy));
         }
-        for network in scope.kept.egress_networks() {
-            egress(index, namespace, &network.meta.name, &mut all);
-        }
-        for workload in scope.workloads.values() {
-            for port in &workload.object.ports {
-                if let Ok(policy) = index.inbound(&workload.object.name(), port.port) {
-                    let about = format!("ExternalWorkload {} port {}", workload.object.name(), port.port);
-                    all.insert(about, permitted(&policy));
-                }
-            }
-        }
+    }
+    for (name, network) in index.egress_networks() {
+        egress(index, &name, network, &mut all);
+    }
+    for (workload, port, policy) in index.inbound_ports() {
+        all.insert(format!("ExternalWorkload {workload} port {port}"), permitted(&policy));
     }
     all
 }
 
-/// The policy of a service's port for clients of its own namespace, and for those of namespaces with routes for it.
-fn outbound(index: &Index, name: &ServiceName, port: NonZeroU16, all: &mut BTreeMap<String, Vec<String>>) {
-    let parent = crate::kept::Parent { kind: ParentKind::Service, name: name.clone() };
-    let consumers = index.routes_of(&parent).map(|key| key.namespace.clone());
-    let namespaces: BTreeSet<String> = consumers.chain([name.namespace.clone()]).collect();
-    for namespace in namespaces {
-        let own = namespace == name.namespace;
-        let key = ViewKey::OutboundService { service: name.clone(), port, namespace: namespace.clone() };
-        if let Answer::Outbound(policy) = index.resolve(&key) {
-            let clients = if own { String::new() } else { format!(" for clients of {namespace}") };
-            all.insert(format!("Service {name} port {port}{clients}"), routed(&policy));
-        }
-    }
-}
-
 /// The policy of an egress network, seen at an address in it.
-fn egress(index: &Index, namespace: &str, name: &str, all: &mut BTreeMap<String, Vec<String>>) {
-    let parent = ServiceName { namespace: namespace.to_owned(), name: name.to_owned() };
-    let ports: BTreeSet<u16> = index
-        .routes_of(&crate::kept::Parent { kind: ParentKind::EgressNetwork, name: parent.clone() })
-        .filter_map(|key| index.scope(&key.namespace)?.kept.route(key.kind, &key.name))
-        .flat_map(|route| route.parents.iter().filter_map(|p| p.port).map(NonZeroU16::get))
-        .chain([80])
-        .collect();
-    let Some(network) = index.scope(namespace).and_then(|scope| scope.kept.egress_network(name)) else {
-        return;
-    };
+fn egress(
+    index: &Index,
+    name: &ServiceName,
+    network: &EgressNetwork,
+    all: &mut BTreeMap<String, Vec<String>>,
+) {
     let block = network.networks.as_ref().and_then(|blocks| blocks.first()).map(|block| block.net.network());
     // Any address outside of the cluster stands for a network without blocks.
-    let ip = block.unwrap_or_else(|| std::net::IpAddr::from([192, 0, 2, 1]));
-    for port in ports {
-        let lines = match index.egress_policy(network, SocketAddr::new(ip, port), namespace) {
-            Some(policy) if index.overlap(network).is_none() => routed(&policy),
-            _ => vec!["not in force".to_owned()],
+    let ip = block.unwrap_or_else(|| IpAddr::from([192, 0, 2, 1]));
+    let ports = index.egress_ports(name).into_iter().map(NonZeroU16::get);
+    for port in ports.chain([80]).collect::<BTreeSet<u16>>() {
+        let lines = match index.egress_at(network, SocketAddr::new(ip, port)) {
+            Some(policy) => routed(&policy),
+            None => vec!["not in force".to_owned()],
         };
         // The address stands for all; it is no part of what is compared.
         let lines = lines.into_iter().map(|line| line.replace(&format!(" at {ip}:{port}"), ""));
         let blocks = network.networks.iter().flatten().map(|block| format!("block {}", block.net));
-        all.insert(format!("EgressNetwork {parent} port {port}"), blocks.chain(lines).collect());
+        all.insert(format!("EgressNetwork {name} port {port}"), blocks.chain(lines).collect());
     }
 }
 

@@ -1,9 +1,9 @@
 //! Decisions told step by step, and what a change of manifests would do to them.
 
 use crate::world::*;
+use weft_explain::difference::differences;
+use weft_explain::why::{self, Hypothesis, Told, header};
 use weft_index::Index;
-use weft_index::difference::differences;
-use weft_index::why::{Hypothesis, Told, header};
 use weft_model::attach::{EgressNetwork, EgressTraffic, ParentKind};
 use weft_model::object::{Change, Kind, Object};
 use weft_model::policy::DefaultPolicy;
@@ -31,7 +31,7 @@ fn shop() -> World {
 }
 
 fn why(world: &World, query: &str) -> Told {
-    world.index.why(&ask(query)).unwrap_or_else(|refusal| panic!("{query}: {refusal}"))
+    why::why(&world.index, &ask(query)).unwrap_or_else(|refusal| panic!("{query}: {refusal}"))
 }
 
 fn step(told: &Told, about: &str) -> String {
@@ -237,7 +237,7 @@ fn questions_survive_the_way_through_a_url() {
     assert!(Hypothesis::from_query(&format!("namespace={}", "a".repeat(20_000))).is_err());
     let world = shop();
     for wrong in ["namespace=shop&to=books", "namespace=shop&to=a:x"] {
-        assert!(world.index.why(&ask(wrong)).is_err(), "{wrong}");
+        assert!(why::why(&world.index, &ask(wrong)).is_err(), "{wrong}");
     }
 }
 

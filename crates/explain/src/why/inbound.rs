@@ -66,10 +66,9 @@ impl Telling<'_> {
         let (Some(_), Some(port)) = (&endpoint.tls, NonZeroU16::new(endpoint.addr.port())) else {
             return unknown;
         };
-        let Some(workload) = self.index.workload_behind(endpoint.addr.ip(), port) else { return unknown };
-        let name = workload.object.name();
+        let Some((name, policy)) = self.index.served_at(endpoint.addr.ip(), port) else { return unknown };
         let shown = ServiceName { namespace: name.namespace.clone(), name: name.name.clone() };
-        (self.named(Kind::ExternalWorkload, &shown), self.index.inbound(&name, port).ok())
+        (self.named(Kind::ExternalWorkload, &shown), policy)
     }
 
     fn served(&mut self, policy: &InboundPolicy, whose: &str) -> End {
