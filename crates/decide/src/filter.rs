@@ -1,5 +1,9 @@
 //! What filters do to a request (§3.4): change headers, redirect, inject failures, refuse.
+//!
+//! The data path calls it for every filter of the rule and the backend that a request meets, `explain` for a request that
+//! somebody might make. It sends nothing and draws nothing: the draw of an injected failure is an argument.
 
+use crate::matching::authority;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, StatusCode, Uri};
 use weft_model::route::{Filter, HeaderChange, InjectedAnswer, PathRewrite, Redirect};
@@ -34,7 +38,7 @@ pub fn on_request(
             Outcome::Pass
         }
         Filter::ResponseHeaders(_) => Outcome::Pass,
-        Filter::Redirect(redirect) => match location(redirect, uri, prefix) {
+        Filter::Redirect(redirect) => match location(redirect, (uri, headers), prefix) {
             Ok(None) => Outcome::Pass,
             Ok(Some(to)) => Outcome::Redirect(redirect.status.unwrap_or(StatusCode::MOVED_PERMANENTLY), to),
             Err(problem) => Outcome::Invalid(problem.into()),
@@ -72,21 +76,32 @@ fn change_headers(change: &HeaderChange, headers: &mut HeaderMap) {
     }
 }
 
-/// Where a redirect leads; `None` if that is where the request already is.
-fn location(redirect: &Redirect, uri: &Uri, prefix: Option<usize>) -> Result<Option<Uri>, &'static str> {
+/// Where a redirect leads; `None` if that is where the request already is, by its target or its `Host`.
+fn location(
+    redirect: &Redirect,
+    (uri, headers): (&Uri, &HeaderMap),
+    prefix: Option<usize>,
+) -> Result<Option<Uri>, &'static str> {
     let scheme = match &redirect.scheme {
         Some(s) => s.parse::<Scheme>().map_err(|_| "the redirect's scheme is invalid")?,
         None => uri.scheme().cloned().unwrap_or(Scheme::HTTP),
     };
-    let default_port = if scheme == Scheme::HTTPS { 443 } else { 80 };
-    let current = uri.authority();
+    let default_port = |scheme: &Scheme| if *scheme == Scheme::HTTPS { 443 } else { 80 };
+    let current = authority(uri, headers).and_then(|text| text.parse::<Authority>().ok());
+    let current = current.as_ref();
     let host = redirect.host.as_deref().or(current.map(Authority::host)).ok_or("the redirect has no host")?;
+    let asked =
+        |scheme: &Scheme| current.and_then(Authority::port_u16).filter(|port| *port != default_port(scheme));
     let port = match (redirect.port, &redirect.host) {
         (Some(port), Some(_)) => Some(port),
-        (Some(port), None) => Some(port).filter(|p| *p != default_port),
-        (None, _) => current.and_then(Authority::port_u16).filter(|p| *p != default_port),
+        (Some(port), None) => Some(port).filter(|port| *port != default_port(&scheme)),
+        (None, _) => asked(&scheme),
     };
-    let authority = match port {
+    let own = uri.scheme().unwrap_or(&Scheme::HTTP);
+    let same_place = *own == scheme
+        && current.is_some_and(|current| current.host().eq_ignore_ascii_case(host))
+        && port.filter(|port| *port != default_port(own)) == asked(own);
+    let place = match port {
         Some(port) => format!("{host}:{port}"),
         None => host.to_owned(),
     };
@@ -102,9 +117,9 @@ fn location(redirect: &Redirect, uri: &Uri, prefix: Option<usize>) -> Result<Opt
             format!("{new}/{rest}{query}")
         }
     };
-    let to = Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build();
+    let to = Uri::builder().scheme(scheme).authority(place).path_and_query(path).build();
     let to = to.map_err(|_| "the redirect's target is not a valid URI")?;
-    Ok(Some(to).filter(|to| to != uri))
+    Ok(Some(to).filter(|to| !same_place || to.path_and_query() != uri.path_and_query()))
 }
 
 #[cfg(test)]
@@ -118,7 +133,8 @@ mod tests {
         uri: &str,
         prefix: Option<usize>,
     ) -> Result<Option<String>, &'static str> {
-        location(&redirect, &uri.parse().unwrap(), prefix).map(|to| to.map(|u| u.to_string()))
+        location(&redirect, (&uri.parse().unwrap(), &HeaderMap::new()), prefix)
+            .map(|to| to.map(|u| u.to_string()))
     }
 
     #[test]
@@ -138,6 +154,24 @@ mod tests {
         );
         assert!(redirected(prefix, "http://a/old", None).is_err());
         assert_eq!(redirected(base, "http://a/x", None), Ok(None));
+    }
+
+    #[test]
+    fn a_target_without_a_host_stands_for_its_host_header() {
+        let host = |value: &str| HeaderMap::from_iter([(http::header::HOST, value.parse().unwrap())]);
+        let there = |redirect: Redirect, value: &str| {
+            let to = location(&redirect, (&Uri::from_static("/x?q"), &host(value)), None);
+            to.map(|to| to.map(|to| to.to_string()))
+        };
+        let https = Redirect { scheme: Some("https".into()), ..Redirect::default() };
+        assert_eq!(there(https.clone(), "a"), Ok(Some("https://a/x?q".into())));
+        assert_eq!(there(https, "a:8443"), Ok(Some("https://a:8443/x?q".into())));
+        for (value, port) in [("A", None), ("a:80", None), ("a", Some(80)), ("a:81", Some(81))] {
+            let here = Redirect { host: Some("a".into()), port, ..Redirect::default() };
+            assert_eq!(there(here, value), Ok(None), "{value} {port:?}");
+        }
+        let other = Redirect { host: Some("a".into()), port: Some(82), ..Redirect::default() };
+        assert_eq!(there(other, "a:81"), Ok(Some("http://a:82/x?q".into())));
     }
 
     #[test]

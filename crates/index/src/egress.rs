@@ -10,7 +10,6 @@ use crate::kept::Parent;
 use crate::order::exact_first;
 use crate::policies::Tuning;
 use crate::routes::{Ground, forward};
-use http::StatusCode;
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
@@ -19,15 +18,9 @@ use weft_model::attach::{EgressNetwork, EgressTraffic};
 use weft_model::meta::{Meta, Resource};
 use weft_model::policy::{HttpRoutes, OutboundPolicy, OutboundProtocol, TcpRoute};
 use weft_model::route::{
-    Distribution, Filter, HttpMatch, InjectedAnswer, Injection, PathMatch, RequestMatch, Route, RouteBackend,
-    Rule,
+    Distribution, Filter, HttpMatch, PathMatch, RequestMatch, Route, RouteBackend, Rule,
 };
 use weft_model::service::ServiceName;
-
-/// gRPC PERMISSION_DENIED.
-const GRPC_DENIED: u16 = 7;
-/// What the refused are told, as the peer tells them.
-const NOT_ALLOWED: &str = "traffic not allowed";
 
 impl Index {
     /// The egress network that a client of a namespace meets at an address: its own namespace's, if that has any at all, else
@@ -160,15 +153,10 @@ impl Last<'_> {
     }
 
     fn requests(&self, class: Class) -> Route {
-        let (name, answer) = match class {
-            Class::Grpc => ("grpc", InjectedAnswer::Grpc(GRPC_DENIED)),
-            _ => ("http", InjectedAnswer::Http(StatusCode::FORBIDDEN)),
-        };
-        let refused = Filter::InjectFailure(Injection { answer, message: NOT_ALLOWED.into(), ratio: (1, 1) });
         let everything = HttpMatch { path: Some(PathMatch::Prefix("/".into())), ..HttpMatch::default() };
         let rule = Rule {
             matches: if class == Class::Grpc { Vec::new() } else { vec![RequestMatch::Http(everything)] },
-            filters: if self.traffic == EgressTraffic::Deny { vec![refused] } else { Vec::new() },
+            filters: if self.traffic == EgressTraffic::Deny { vec![Filter::Forbidden] } else { Vec::new() },
             backends: self.backends(),
             timeouts: self.ground.timeouts,
             retry: match class {
@@ -177,7 +165,12 @@ impl Last<'_> {
             },
             allow_request_headers: false,
         };
-        Route { meta: self.meta(name), hosts: Vec::new(), rules: vec![rule], authorizations: Vec::new() }
+        Route {
+            meta: self.meta(if class == Class::Grpc { "grpc" } else { "http" }),
+            hosts: Vec::new(),
+            rules: vec![rule],
+            authorizations: Vec::new(),
+        }
     }
 
     fn connections(&self, class: Class) -> TcpRoute {

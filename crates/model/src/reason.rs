@@ -133,7 +133,7 @@ catalogue! {
     InvalidPolicy, "invalid-policy", 500, 13, true,
         "The policy in force could not be understood, so requests fail closed.",
         "The detail says what is wrong; correct the resource.";
-    Forbidden, "forbidden", 403, 7, true,
+    Forbidden, "forbidden", 403, 7, false,
         "The policy forbids this destination.",
         "Usually the port is not declared by the service.";
     InjectedFailure, "injected-failure", 503, 14, false,

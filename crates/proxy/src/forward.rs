@@ -468,7 +468,8 @@ impl<'a> Course<'a> {
             prepare::announce_close(&mut response, self.form);
             self.via.close_after_this();
         }
-        for filter in self.rule.filters.iter().chain(&backend.filters) {
+        // The other way round than on requests: what ran last is passed first.
+        for filter in backend.filters.iter().chain(&self.rule.filters) {
             filter::on_response(filter, response.headers_mut());
         }
         if tunnel::switched(self.wish.switch, response.status()) {

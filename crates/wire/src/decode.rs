@@ -21,6 +21,7 @@ use weft_model::destination::EndpointUpdate;
 use weft_model::meta::{Meta, Resource};
 use weft_model::policy::{InboundPolicy, OutboundPolicy};
 use weft_model::profile::Profile;
+use weft_model::route::Filter;
 
 /// Warnings kept for one message; further ones are only counted.
 pub(crate) const MAX_WARNINGS: usize = 32;
@@ -88,6 +89,11 @@ fn gather<T>(parts: impl ExactSizeIterator<Item = Result<T, WireError>>) -> Resu
         all.push(part?);
     }
     Ok(all)
+}
+
+/// Reads filters. One that makes no sense fails the requests that meet it, and nothing else.
+fn filters(parts: impl Iterator<Item = Result<Filter, WireError>>) -> Vec<Filter> {
+    parts.map(|part| part.unwrap_or_else(|e| Filter::Invalid { message: e.to_string() })).collect()
 }
 
 /// Collects what a decoder has to say besides its result, bounded.

@@ -211,7 +211,7 @@ fn profiles_and_egress_networks_are_told_too() {
         &world,
         "to=203.0.113.1:80",
         "403",
-        Some("injected-failure"),
+        Some("forbidden"),
         ("destination", "EgressNetwork shop/out:80"),
     );
 }

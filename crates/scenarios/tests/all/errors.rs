@@ -1,12 +1,11 @@
 //! The table of answers that the mesh gives itself: status, code and headers for HTTP and for gRPC, and whether
 //! the client's connection ends with them.
 
-use crate::world::{Pair, WEB, plain};
+use crate::world::{Pair, WEB, plain, ruled, same};
 use http::Request;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use weft_model::policy::{HttpRoutes, OutboundProtocol};
 use weft_model::route::{
     Dispatch, Distribution, Filter, HttpMatch, InjectedAnswer, Injection, PathMatch, Queue, Redirect,
     RequestMatch, Rule, Timeouts,
@@ -14,9 +13,8 @@ use weft_model::route::{
 use weft_net::body::Body;
 use weft_testkit::application::Application;
 use weft_testkit::client::{Raw, ask, http2};
-use weft_testkit::mesh::{Mesh, Running};
 use weft_testkit::plane::Said;
-use weft_testkit::policy::{backend, detect, http_route, policy, route, routes, rule, to};
+use weft_testkit::policy::{backend, http_route, policy, route, routes, rule, to};
 use weft_testkit::until;
 
 /// What a row of the table says.
@@ -76,19 +74,6 @@ async fn answers(at: SocketAddr, row: Row) {
     } else {
         assert!(ask(&mut client, call()).await.is_ok(), "{row:?}: the connection stays");
     }
-}
-
-/// A proxy whose one rule, for everything, is this.
-async fn ruled(rule: Rule, app: &Application) -> (Mesh, Running) {
-    let (mesh, proxy) = plain(&[app], &[]).await;
-    let mut route = route(http_route("it"), Vec::new(), Distribution::Empty);
-    route.rules = vec![rule];
-    mesh.facts.outbound(WEB, Said::Told(policy(same(routes(vec![route])))));
-    (mesh, proxy)
-}
-
-fn same(http: HttpRoutes) -> OutboundProtocol {
-    detect(http.clone(), http, to(WEB))
 }
 
 async fn hanging() -> Application {

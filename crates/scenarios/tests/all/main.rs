@@ -6,6 +6,7 @@ mod control;
 mod drain;
 mod errors;
 mod exchange;
+mod filters;
 mod forward_proxy;
 mod http1;
 mod inbound;

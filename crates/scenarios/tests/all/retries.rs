@@ -1,6 +1,6 @@
 //! Retries by a policy's own rules, and what is counted of them.
 
-use crate::world::{WEB, plain};
+use crate::world::{WEB, plain, ruled};
 use http::{Request, Response, StatusCode};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -8,14 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
-use weft_model::policy::OutboundProtocol;
 use weft_model::route::{Backoff, Distribution, RetryPolicy, Rule, StatusRange};
 use weft_net::body::Body;
 use weft_testkit::application::{Application, takes};
 use weft_testkit::client::{Answer, Raw, ask, get, http2};
-use weft_testkit::mesh::{Mesh, Running};
+use weft_testkit::mesh::Running;
 use weft_testkit::plane::Said;
-use weft_testkit::policy::{http_route, policy, route, routes, rule, to};
+use weft_testkit::policy::{rule, to};
 use weft_testkit::until;
 
 /// An application that answers with these statuses in turn, and then 200.
@@ -42,14 +41,6 @@ fn retrying(limit: u32, backends: Distribution) -> Rule {
         respect_retry_after: false,
     };
     Rule { retry: Some(retry), ..rule(backends) }
-}
-
-async fn ruled(rule: Rule, app: &Application) -> (Mesh, Running) {
-    let (mesh, proxy) = plain(&[app], &[]).await;
-    let mut route = route(http_route("it"), Vec::new(), Distribution::Empty);
-    route.rules = vec![rule];
-    mesh.facts.outbound(WEB, Said::Told(policy(OutboundProtocol::Http1(routes(vec![route])))));
-    (mesh, proxy)
 }
 
 /// Retries sent, those that succeeded, requests out of retries, and retries that nobody was ready for.

@@ -113,7 +113,7 @@ fn http_route(message: inbound::HttpRoute) -> Result<Route, WireError> {
     let read = |rule: inbound::http_route::Rule| {
         let matches = rule.matches.into_iter().map(|m| route::http_match(m).map(RequestMatch::Http));
         let filters = rule.filters.into_iter().map(|f| http_filter(f.kind));
-        Ok(inbound_rule(gather(matches)?, gather(filters)?))
+        Ok(inbound_rule(gather(matches)?, super::filters(filters)))
     };
     let about = (message.metadata, message.hosts, message.authorizations);
     inbound_route(about, message.rules.into_iter().map(read))
@@ -123,7 +123,7 @@ fn grpc_route(message: inbound::GrpcRoute) -> Result<Route, WireError> {
     let read = |rule: inbound::grpc_route::Rule| {
         let matches = rule.matches.into_iter().map(|m| route::grpc_match(m).map(RequestMatch::Grpc));
         let filters = rule.filters.into_iter().map(|f| grpc_filter(f.kind));
-        Ok(inbound_rule(gather(matches)?, gather(filters)?))
+        Ok(inbound_rule(gather(matches)?, super::filters(filters)))
     };
     let about = (message.metadata, message.hosts, message.authorizations);
     inbound_route(about, message.rules.into_iter().map(read))

@@ -139,7 +139,7 @@ fn suffixes_are_joined_and_the_empty_one_admits_every_identity() {
 }
 
 #[test]
-fn unknown_filters_answer_500_and_bad_ones_invalidate_the_server() {
+fn filters_that_are_unknown_or_make_no_sense_fail_their_own_requests() {
     use inbound::{GrpcRoute, HttpRoute, grpc_route as gr, http_route as hr};
     let metadata = || {
         let kind = linkerd2_proxy_api::meta::metadata::Kind::Default("r".into());
@@ -155,7 +155,9 @@ fn unknown_filters_answer_500_and_bad_ones_invalidate_the_server() {
     assert!(matches!(rule.filters[..], [Filter::Invalid { .. }]));
     assert_eq!(rule.backends, Distribution::Application);
     let bad = linkerd2_proxy_api::http_route::HttpFailureInjector { status: 1, ..Default::default() };
-    assert!(is_invalid(&decode(with(Some(hr::filter::Kind::FailureInjector(bad))))));
+    let decoded = decode(with(Some(hr::filter::Kind::FailureInjector(bad))));
+    let InboundProtocol::Http1(http) = decoded.value.protocol else { panic!() };
+    assert!(matches!(http.routes[0].rules[0].filters[..], [Filter::Invalid { .. }]));
 
     let rule = gr::Rule { matches: vec![], filters: vec![gr::Filter { kind: None }] };
     let route = GrpcRoute { metadata: metadata(), rules: vec![rule], ..Default::default() };

@@ -123,8 +123,8 @@ macro_rules! distribution {
                 message: outbound::$protocol::RouteBackend,
             ) -> Result<RouteBackend, WireError> {
                 let backend = self.backend(message.backend.ok_or(WireError::Missing("backend"))?)?;
-                let filters = message.filters.into_iter().map(|f| $filter(f.kind));
-                Ok(RouteBackend { backend, filters: gather(filters)? })
+                let read = message.filters.into_iter().map(|f| $filter(f.kind));
+                Ok(RouteBackend { backend, filters: super::filters(read) })
             }
         }
     };
@@ -160,21 +160,21 @@ impl Reader<'_> {
     }
 
     fn http_route(&mut self, message: outbound::HttpRoute) -> Result<Route, WireError> {
-        Ok(Route {
+        Ok(forbidding(Route {
             meta: meta(message.metadata, "route metadata")?,
             hosts: route::hosts(message.hosts)?,
             rules: gather(message.rules.into_iter().map(|r| self.http_rule(r)))?,
             authorizations: Vec::new(),
-        })
+        }))
     }
 
     fn grpc_route(&mut self, message: outbound::GrpcRoute) -> Result<Route, WireError> {
-        Ok(Route {
+        Ok(forbidding(Route {
             meta: meta(message.metadata, "route metadata")?,
             hosts: route::hosts(message.hosts)?,
             rules: gather(message.rules.into_iter().map(|r| self.grpc_rule(r)))?,
             authorizations: Vec::new(),
-        })
+        }))
     }
 
     #[expect(deprecated, reason = "older control planes send only the old field")]
@@ -183,7 +183,7 @@ impl Reader<'_> {
         let filters = message.filters.into_iter().map(|f| http_filter(f.kind));
         Ok(Rule {
             matches: gather(matches)?,
-            filters: gather(filters)?,
+            filters: super::filters(filters),
             backends: self.http_distribution(message.backends)?,
             timeouts: timeouts(message.timeouts, message.request_timeout)?,
             retry: message.retry.map(http_retry).transpose()?,
@@ -197,7 +197,7 @@ impl Reader<'_> {
         let filters = message.filters.into_iter().map(|f| grpc_filter(f.kind));
         Ok(Rule {
             matches: gather(matches)?,
-            filters: gather(filters)?,
+            filters: super::filters(filters),
             backends: self.grpc_distribution(message.backends)?,
             timeouts: timeouts(message.timeouts, message.request_timeout)?,
             retry: message.retry.map(grpc_retry).transpose()?,
@@ -218,7 +218,7 @@ impl Reader<'_> {
         Ok(TcpRoute {
             meta: meta(message.metadata, "route metadata")?,
             snis: Vec::new(),
-            filters: gather(filters)?,
+            filters: super::filters(filters),
             backends: self.opaque_distribution(rule.backends)?,
         })
     }
@@ -229,7 +229,7 @@ impl Reader<'_> {
         Ok(TcpRoute {
             meta: meta(message.metadata, "route metadata")?,
             snis: route::snis(message.snis)?,
-            filters: gather(filters)?,
+            filters: super::filters(filters),
             backends: self.tls_distribution(rule.backends)?,
         })
     }
@@ -462,6 +462,19 @@ fn only<T>(rules: Vec<T>, field: &'static str) -> Result<T, WireError> {
         (Some(rule), None) => Ok(rule),
         _ => Err(WireError::invalid(field, "there must be exactly one")),
     }
+}
+
+/// Names the refusal by an egress network for what it is: the API has only an injected failure for it (§1F).
+fn forbidding(mut route: Route) -> Route {
+    if matches!(&route.meta, Meta::Default(name) if matches!(&**name, "http-egress-deny" | "grpc-egress-deny"))
+    {
+        for filter in route.rules.iter_mut().flat_map(|rule| &mut rule.filters) {
+            if matches!(filter, Filter::InjectFailure(_)) {
+                *filter = Filter::Forbidden;
+            }
+        }
+    }
+    route
 }
 
 fn http_filter(kind: Option<outbound::http_route::filter::Kind>) -> Result<Filter, WireError> {

@@ -134,7 +134,7 @@ fn detection_needs_all_three_branches_and_a_timeout() {
 }
 
 #[test]
-fn filters_of_unknown_kind_or_with_bad_values_invalidate_the_policy() {
+fn filters_of_unknown_kind_or_with_bad_values_fail_their_own_requests() {
     let filter = |kind| oh::Filter { kind };
     let inject = |status| {
         let failure = hr::HttpFailureInjector { status, message: String::new(), ratio: None };
@@ -143,9 +143,15 @@ fn filters_of_unknown_kind_or_with_bad_values_invalidate_the_policy() {
     for (filters, valid) in
         [(vec![inject(503)], true), (vec![inject(503), inject(9)], false), (vec![filter(None)], false)]
     {
-        check(oh::Rule { filters: filters.clone(), ..rule() }, valid);
-        let backend = oh::RouteBackend { filters, ..route_backend(balancer()) };
-        check(oh::Rule { backends: first(vec![backend]), ..rule() }, valid);
+        let backend = oh::RouteBackend { filters: filters.clone(), ..route_backend(balancer()) };
+        let decoded = decode(http1(oh::Rule { filters, backends: first(vec![backend]), ..rule() }));
+        assert!(!is_invalid(&decoded));
+        let OutboundProtocol::Http1(http) = &decoded.value.protocol else { panic!() };
+        let rule = &http.routes[0].rules[0];
+        let Distribution::FirstAvailable(backends) = &rule.backends else { panic!() };
+        for filters in [&rule.filters, &backends[0].filters] {
+            assert_eq!(!filters.iter().any(|f| matches!(f, Filter::Invalid { .. })), valid, "{filters:?}");
+        }
     }
 }
 
@@ -410,7 +416,8 @@ fn opaque_has_at_most_one_route_and_routes_exactly_one_rule() {
         (vec![route(vec![rule(&[])]), route(vec![rule(&[])])], false),
         (vec![route(vec![])], false),
         (vec![route(vec![rule(&[]), rule(&[])])], false),
-        (vec![route(vec![oo::Rule { filters: vec![oo::Filter { kind: None }], ..rule(&[]) }])], false),
+        // It refuses its connections.
+        (vec![route(vec![oo::Rule { filters: vec![oo::Filter { kind: None }], ..rule(&[]) }])], true),
         (vec![route(vec![oo::Rule { backends: None, ..rule(&[]) }])], false),
     ] {
         let decoded = decode(Some(Kind::Opaque(Opaque { routes: routes.clone() })));
