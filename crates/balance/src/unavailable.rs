@@ -72,6 +72,7 @@ impl Unavailable {
             known: Some(self.known),
             ready: Some(self.ready),
             waited: Some(self.waited),
+            tries: None,
             age: self.age,
             endpoint: self.last_failure.as_ref().map(|(addr, _)| addr.to_string()),
             policy: None,

@@ -30,10 +30,10 @@ use weft_model::profile::Profile;
 use weft_model::reason::Hop;
 use weft_model::route::{
     Backend as PolicyBackend, Dispatch, Distribution, Filter, LoadParams, Queue, Route, RouteBackend,
-    Timeouts,
 };
 use weft_route::limit::Limiter;
 use weft_route::metrics::{Metrics, Pairs, push_meta};
+use weft_route::requested::Limits;
 use weft_route::retry::{Budget, Retry};
 
 /// Starts feeding a backend with the endpoints of a name, until what it returns is dropped.
@@ -227,9 +227,9 @@ impl Compiler {
             permission: Some(Permission::of([own.clone(), server.clone()])),
             filters: filters.into(),
             backends: Backends::First([self.application(app, parent, route)].into()),
-            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+            allow_request_headers: false,
             profile_timeout: None,
-            retry: None,
             classes: [].into(),
             canonical: None,
             metrics: self.metrics.policy_route(parent, route),
@@ -374,9 +374,9 @@ impl Compiler {
                 permission: None,
                 filters: [].into(),
                 backends: self.profile_backends(parent, &route, logical, profile),
-                timeouts: Timeouts::default(),
+                limits: Limits::default(),
+                allow_request_headers: false,
                 profile_timeout: None,
-                retry: None,
                 classes: [].into(),
                 canonical: dst.parse().ok(),
                 metrics: self.metrics.profile_route(&dst, labels),
@@ -389,7 +389,7 @@ impl Compiler {
             let mut rule = rule(&labels);
             rule.classes = route.classes.clone().into();
             rule.profile_timeout = route.timeout;
-            rule.retry = budget.clone().filter(|_| route.retryable).map(Retry::Profile);
+            rule.limits.retry = budget.clone().filter(|_| route.retryable).map(Retry::Profile);
             Some((condition, rule))
         });
         Table::profile(routes.collect(), rule(&[]))
@@ -434,9 +434,9 @@ impl Compiler {
             permission: None,
             filters: rule.filters.clone().into(),
             backends: self.backends(common, &route.meta, &rule.backends),
-            timeouts: rule.timeouts,
+            limits: Limits { timeouts: rule.timeouts, retry: rule.retry.clone().map(Retry::Policy) },
+            allow_request_headers: rule.allow_request_headers,
             profile_timeout: None,
-            retry: rule.retry.clone().map(Retry::Policy),
             classes: [].into(),
             canonical: None,
             metrics: self.metrics.policy_route(common.parent, &route.meta),
@@ -450,9 +450,9 @@ impl Compiler {
             permission: None,
             filters: [].into(),
             backends: Backends::First([self.dispatch(parent, parent, dispatch)].into()),
-            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+            allow_request_headers: false,
             profile_timeout: None,
-            retry: None,
             classes: [].into(),
             canonical: None,
             metrics: self.metrics.policy_route(parent, parent),

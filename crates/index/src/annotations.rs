@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use weft_model::duration;
 use weft_model::policy::FailureAccrual;
-use weft_model::route::{Backoff, LoadParams, Penalty, RetryPolicy, StatusRange, Timeouts};
+use weft_model::route::{Backoff, LoadParams, Penalty, RetryPolicy, StatusRange, Timeouts, grpc_retry_code};
 
 /// Ports on which nothing is detected.
 pub const OPAQUE_PORTS: &str = "config.linkerd.io/opaque-ports";
@@ -188,20 +188,16 @@ pub fn timeouts(annotations: &Annotations) -> Result<Timeouts, String> {
 /// says which annotation is wrong; nothing is retried then.
 pub fn http_retry(annotations: &Annotations) -> Result<Option<RetryPolicy>, String> {
     let http = listed(annotations, RETRY_HTTP, |part| {
-        statuses(part).ok_or("neither `5xx`, `gateway-error`, a status nor a range of statuses")
+        StatusRange::parse(part).ok_or("neither `5xx`, `gateway-error`, a status nor a range of statuses")
     })?;
     retry(annotations, RETRY_HTTP, |policy| policy.http = http)
 }
 
 /// Retries of gRPC requests that annotations ask for, as [`http_retry`].
 pub fn grpc_retry(annotations: &Annotations) -> Result<Option<RetryPolicy>, String> {
-    let grpc = listed(annotations, RETRY_GRPC, |part| match part {
-        "cancelled" => Ok(1),
-        "deadline-exceeded" => Ok(4),
-        "resource-exhausted" => Ok(8),
-        "internal" => Ok(13),
-        "unavailable" => Ok(14),
-        _ => Err("none of cancelled, deadline-exceeded, internal, resource-exhausted, unavailable"),
+    let grpc = listed(annotations, RETRY_GRPC, |part| {
+        let wanted = "none of cancelled, deadline-exceeded, internal, resource-exhausted, unavailable";
+        grpc_retry_code(part).ok_or(wanted)
     })?;
     retry(annotations, RETRY_GRPC, |policy| policy.grpc = grpc)
 }
@@ -234,32 +230,12 @@ fn retry(
     let timeout = span(annotations, TIMEOUT, Duration::ZERO)?;
     let mut policy = RetryPolicy {
         limit,
-        max_request_bytes: 65_536,
-        http: Vec::new(),
-        grpc: Vec::new(),
         timeout: Some(timeout).filter(|t| !t.is_zero()),
-        backoff: Some(Backoff {
-            min: Duration::from_millis(25),
-            max: Duration::from_millis(250),
-            jitter: 1.0,
-        }),
         respect_retry_after: flag(annotations, RESPECT_RETRY_AFTER)?,
+        ..RetryPolicy::default()
     };
     fill(&mut policy);
     Ok(Some(policy))
-}
-
-fn statuses(part: &str) -> Option<StatusRange> {
-    let status = |text: &str| text.trim().parse::<u16>().ok().filter(|s| (100..=599).contains(s));
-    match part {
-        "5xx" => Some(StatusRange { min: 500, max: 599 }),
-        "gateway-error" => Some(StatusRange { min: 502, max: 504 }),
-        _ => {
-            let (low, high) = part.split_once('-').unwrap_or((part, part));
-            let (min, max) = (status(low)?, status(high)?);
-            (min <= max).then_some(StatusRange { min, max })
-        }
-    }
 }
 
 fn number<T: std::str::FromStr>(annotations: &Annotations, key: &str, default: T) -> Result<T, String> {

@@ -327,6 +327,8 @@ pub struct Evidence {
     pub ready: Option<usize>,
     /// Time spent waiting for an endpoint.
     pub waited: Option<Duration>,
+    /// How often the request was tried, if more than once.
+    pub tries: Option<u32>,
     /// Age of the discovery answer in force.
     pub age: Option<Duration>,
     /// The endpoint concerned.
@@ -380,8 +382,12 @@ impl Reason {
     /// The header's value for somebody who may see the evidence.
     pub fn to_header(&self) -> String {
         let mut text = self.to_public_header();
-        let Evidence { known, ready, waited, age, endpoint, policy, detail } = &*self.evidence;
-        let numbers = [("known", known.map(|n| n as u128)), ("ready", ready.map(|n| n as u128))];
+        let Evidence { known, ready, waited, tries, age, endpoint, policy, detail } = &*self.evidence;
+        let numbers = [
+            ("known", known.map(|n| n as u128)),
+            ("ready", ready.map(|n| n as u128)),
+            ("tries", tries.map(u128::from)),
+        ];
         for (key, value) in numbers {
             if let Some(value) = value {
                 let _ = write!(text, "; {key}={value}");

@@ -357,6 +357,24 @@ pub struct RetryPolicy {
     pub respect_retry_after: bool,
 }
 
+impl Default for RetryPolicy {
+    /// What annotations and request headers start from: one retry of nothing, bodies up to 64 KiB, 25 to 250 ms between
+    /// attempts (§3.5).
+    fn default() -> Self {
+        let backoff =
+            Backoff { min: Duration::from_millis(25), max: Duration::from_millis(250), jitter: 1.0 };
+        Self {
+            limit: 1,
+            max_request_bytes: 65_536,
+            http: Vec::new(),
+            grpc: Vec::new(),
+            timeout: None,
+            backoff: Some(backoff),
+            respect_retry_after: false,
+        }
+    }
+}
+
 /// Inclusive range of HTTP statuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StatusRange {
@@ -366,7 +384,34 @@ pub struct StatusRange {
     pub max: u16,
 }
 
+/// The number of a gRPC code that may be a condition of retries, by its name in annotations and request headers.
+pub fn grpc_retry_code(name: &str) -> Option<u16> {
+    match name {
+        "cancelled" => Some(1),
+        "deadline-exceeded" => Some(4),
+        "resource-exhausted" => Some(8),
+        "internal" => Some(13),
+        "unavailable" => Some(14),
+        _ => None,
+    }
+}
+
 impl StatusRange {
+    /// Reads `5xx`, `gateway-error` (502–504), a status from 100 to 599, or `low-high`, as annotations and request headers
+    /// have it.
+    pub fn parse(text: &str) -> Option<Self> {
+        let status = |text: &str| text.trim().parse::<u16>().ok().filter(|s| (100..=599).contains(s));
+        match text {
+            "5xx" => Some(StatusRange { min: 500, max: 599 }),
+            "gateway-error" => Some(StatusRange { min: 502, max: 504 }),
+            _ => {
+                let (low, high) = text.split_once('-').unwrap_or((text, text));
+                let (min, max) = (status(low)?, status(high)?);
+                (min <= max).then_some(StatusRange { min, max })
+            }
+        }
+    }
+
     /// Whether `status` lies in the range.
     pub fn contains(self, status: u16) -> bool {
         (self.min..=self.max).contains(&status)

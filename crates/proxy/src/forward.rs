@@ -5,20 +5,20 @@
 //! outcome, and answers or tries again. Whatever goes wrong becomes a `Refusal` with its reason, and
 //! `reply` turns that into the answer. It never waits without a bound.
 
+mod repeat;
+
 use crate::given_up::{GIVEN_UP, Unanswered};
 use crate::headers::{self, Switch};
-use crate::limits::Limit;
+use crate::heard::{Heard, Kept};
 use crate::passage::{GrpcOutcome, Passage};
 use crate::permit;
 use crate::prepare::{self, Wish};
 use crate::received::{self, Counted};
-use crate::replay::Spare;
 use crate::reply::{self, Carried, Form, Grpc, Refusal};
 use crate::target;
-use crate::timeout::{self, Expired};
 use crate::tunnel;
 use crate::via::{Admitted, Via};
-use http::{Request, Response, StatusCode, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -26,6 +26,8 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use weft_attempt::replay::Spare;
+use weft_attempt::timeout::{Attempt, BodyLimits, Expired, Outgoing};
 use weft_balance::backend::Picked;
 use weft_balance::health::Verdict;
 use weft_balance::unavailable::{Cause, Unavailable};
@@ -35,10 +37,10 @@ use weft_decide::filter::{self, Outcome};
 use weft_decide::matching::RequestView;
 use weft_discover::plan::{Choice, Meshed, Rule, RuleBackend, Upstream};
 use weft_model::reason::{Code, Evidence, Hop, Phase, Reason};
-use weft_model::route::RetryPolicy;
 use weft_net::body::{Body, Reset};
 use weft_route::frames::FrameSizes;
-use weft_route::metrics::{Ending, Exchange, Granted};
+use weft_route::metrics::{Ending, Exchange};
+use weft_route::requested::{self, Limits};
 use weft_route::retry::Retry;
 use weft_route::table::Found;
 
@@ -148,7 +150,9 @@ async fn exchange(
     if let Some(canonical) = &rule.canonical {
         request.headers_mut().insert(headers::DST_CANONICAL, canonical.clone());
     }
-    let mut course = Course::new(via, &rule, form, (request, wish));
+    let asked = rule.allow_request_headers.then(|| requested::take(request.headers_mut(), &rule.limits));
+    let limits = asked.as_ref().and_then(Option::as_deref).unwrap_or(&rule.limits);
+    let mut course = Course::new(via, (&rule, limits), form, (request, wish));
     course.admitted = Some(admitted);
     if let Some(exchange) = admitted_by {
         course.counted(exchange).await;
@@ -196,6 +200,8 @@ fn apply(
 struct Course<'a> {
     via: &'a Arc<Via>,
     rule: &'a Arc<Rule>,
+    /// The rule's, or what the request has asked for instead.
+    limits: &'a Limits,
     form: Form,
     /// The place of the request, which holds it whenever an attempt begins.
     request: &'a mut Request<Body>,
@@ -207,6 +213,8 @@ struct Course<'a> {
     draw: f64,
     /// How long the next attempt is to wait.
     wait: Option<Duration>,
+    /// The request's headers without what a backend's filters did to them.
+    unfiltered: Option<Box<HeaderMap>>,
     /// Whether an answer was refused in favour of another one.
     retried: bool,
     /// Endpoints that did not process the request.
@@ -238,16 +246,17 @@ enum Next {
 impl<'a> Course<'a> {
     fn new(
         via: &'a Arc<Via>,
-        rule: &'a Arc<Rule>,
+        (rule, limits): (&'a Arc<Rule>, &'a Limits),
         form: Form,
         (request, wish): (&'a mut Request<Body>, Wish),
     ) -> Self {
         let started = Instant::now();
-        let limit = [rule.timeouts.request, rule.profile_timeout].into_iter().flatten().min();
+        let limit = [limits.timeouts.request, rule.profile_timeout].into_iter().flatten().min();
         rule.metrics.received();
         Self {
             via,
             rule,
+            limits,
             form,
             request,
             wish,
@@ -256,6 +265,7 @@ impl<'a> Course<'a> {
             attempts: 0,
             draw: fastrand::f64(),
             wait: None,
+            unfiltered: None,
             retried: false,
             refused_by: Vec::new(),
             waited: Duration::ZERO,
@@ -279,7 +289,7 @@ impl<'a> Course<'a> {
 
     /// Attempts until there is an answer or no more reason to try.
     async fn run(&mut self) -> Result<Response<Body>, Failure> {
-        if let Some(Retry::Profile(budget)) = &self.rule.retry {
+        if let Some(Retry::Profile(budget)) = &self.limits.retry {
             budget.deposit(self.started);
         }
         self.via.shared.unprocessed.deposit(self.started);
@@ -292,7 +302,13 @@ impl<'a> Course<'a> {
             let draw = std::mem::replace(&mut self.draw, fastrand::f64());
             let backend = rule.choose(now, draw).ok_or_else(|| self.reason(Code::NoBackend, Phase::Route))?;
             self.backend_filters(backend)?;
-            let picked = self.pick(backend, now).await?;
+            let picked = match self.pick(backend, now).await? {
+                Ok(picked) => picked,
+                Err(unavailable) => {
+                    self.instead(&unavailable)?;
+                    continue;
+                }
+            };
             if let Next::Answer(response) = self.attempt(backend, picked).await? {
                 return Ok(response);
             }
@@ -300,14 +316,20 @@ impl<'a> Course<'a> {
     }
 
     fn backend_filters(&mut self, backend: &RuleBackend) -> Result<(), Failure> {
-        if backend.filters.is_empty() || self.attempts > 0 {
-            return Ok(());
+        match &self.unfiltered {
+            Some(headers) => self.request.headers_mut().clone_from(headers),
+            None if backend.filters.is_empty() => return Ok(()),
+            None => self.unfiltered = Some(Box::new(self.request.headers().clone())),
         }
         Ok(backend.filters.iter().try_for_each(|f| apply(self.via, f, None, self.request))?)
     }
 
     /// An endpoint that is ready, at once or after waiting in the backend's queue.
-    async fn pick(&mut self, backend: &RuleBackend, now: Instant) -> Result<Picked<Upstream>, Failure> {
+    async fn pick(
+        &mut self,
+        backend: &RuleBackend,
+        now: Instant,
+    ) -> Result<Result<Picked<Upstream>, Unavailable>, Failure> {
         let Some(balancer) = &backend.backend else {
             return Err(self.reason(Code::NoDispatcher, Phase::Route).into());
         };
@@ -316,18 +338,18 @@ impl<'a> Course<'a> {
             avoided => balancer.pick_other(now, fastrand::u64(..), avoided),
         };
         if let Some(picked) = other.or_else(|| balancer.pick(now, fastrand::u64(..)).ok()) {
-            return Ok(picked);
+            return Ok(Ok(picked));
         }
         let outcome = Box::pin(balancer.ready(self.deadline)).await;
         self.waited += now.elapsed();
-        outcome.map_err(|unavailable| self.unavailable(&unavailable).into())
+        Ok(outcome)
     }
 
     /// Sends the request to one endpoint and judges what comes of it.
     async fn attempt(&mut self, backend: &RuleBackend, picked: Picked<Upstream>) -> Result<Next, Failure> {
         self.attempts += 1;
         prepare::required_identity(self.via, self.wish.require_id.as_ref(), picked.info())?;
-        let spare = match &self.rule.retry {
+        let spare = match &self.limits.retry {
             Some(retry) => self.spare(retry.body_limit()),
             // What an endpoint refuses comes back by itself if it has no body.
             None if !self.request.body().is_end_stream()
@@ -344,15 +366,22 @@ impl<'a> Course<'a> {
         }
         backend.metrics.sent();
         self.rule.metrics.attempted();
-        let limit = timeout::of_attempt(self.rule, self.attempts);
+        let limits = Attempt::of(self.limits, self.attempts, self.deadline);
+        let outgoing = Outgoing::watch(self.request, self.limits);
         let unanswered = Unanswered { exchange, backend: &backend.metrics, rule: self.rule, sent };
         let outcome = {
             let sending = pin!(picked.endpoint().endpoint.send(self.request));
-            timeout::head(limit, self.deadline, sending).await
+            limits.head(outgoing.as_deref(), sending).await
         };
         unanswered.settled();
         match outcome {
-            Ok(Ok(response)) => self.judge(backend, (picked, sent), response, spare),
+            Ok(Ok(response)) => {
+                let kept = if spare.is_some() { Kept::Yes } else { Kept::No };
+                let own = self.limits.timeouts.response.and_then(|limit| sent.checked_add(limit));
+                let until = [own, self.deadline].into_iter().flatten().min();
+                let heard = Heard::of(response, self.limits, kept, until).await;
+                self.judge(backend, (picked, sent), heard, (spare, outgoing))
+            }
             Ok(Err(error)) => Box::pin(self.lost(backend, (picked, sent), error, spare)).await,
             Err(Expired::Attempt(code)) => {
                 self.settle_failed(backend, (picked, sent), code);
@@ -370,89 +399,16 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// The distance between attempts that the policy wants, cut off at the deadline.
-    fn pause(&self, wait: Duration) -> tokio::time::Sleep {
-        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        tokio::time::sleep(left.map_or(wait, |left| left.min(wait)))
-    }
-
-    /// How long the answer wants its sender left alone, where the policy obeys that: `Some(None)` if it does not say, `None`
-    /// if that is longer than the request may wait or for ever, so that the answer is passed on with what it says.
-    fn pause_asked_for(&self, policy: &RetryPolicy, response: &Response<Body>) -> Option<Option<Duration>> {
-        if !policy.respect_retry_after {
-            return Some(None);
-        }
-        if prepare::forbids_retries(response.headers()) {
-            return None;
-        }
-        let Some(asked) = prepare::retry_after(response) else { return Some(None) };
-        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        (asked <= LONGEST_PAUSE && left.is_none_or(|left| asked < left)).then_some(Some(asked))
-    }
-
-    fn retry_policy(&self) -> Option<&'a RetryPolicy> {
-        match &self.rule.retry {
-            Some(Retry::Policy(policy)) => Some(policy),
-            _ => None,
-        }
-    }
-
-    /// Puts the request back for another attempt, if there is one; else the failure.
-    fn again_or(
-        &mut self,
-        again: Option<Request<Body>>,
-        failure: impl FnOnce(&Self) -> Failure,
-    ) -> Result<Next, Failure> {
-        match again {
-            Some(request) => {
-                *self.request = request;
-                Ok(Next::Again)
-            }
-            None => Err(failure(self)),
-        }
-    }
-
-    /// The request once more, if the policy still grants a retry and its backend could take it at once. Counts
-    /// either way.
-    fn policy_retry(&mut self, policy: &RetryPolicy, spare: Option<Box<Spare>>) -> Option<Request<Body>> {
-        let metrics = self.rule.metrics.retries.as_ref();
-        if self.attempts > policy.limit {
-            metrics?.limit.inc();
-            return None;
-        }
-        let again = spare?.again()?;
-        let next = self.rule.choose(Instant::now(), self.draw).and_then(|b| b.backend.as_ref());
-        if !next.is_some_and(|balancer| balancer.has_ready()) {
-            metrics?.overflow.inc();
-            return None;
-        }
-        metrics?.requests.inc();
-        self.retried = true;
-        self.wait =
-            policy.backoff.map(|backoff| backoff.wait(self.attempts.saturating_sub(1), fastrand::f64()));
-        Some(again)
-    }
-
-    /// Keeps the request for a retry, as far as its rule and the settings allow.
-    fn spare(&mut self, limit: usize) -> Option<Box<Spare>> {
-        let shared = &self.via.shared;
-        let spare = Spare::keep(self.request, limit.min(shared.settings.limits.retry_body_bytes));
-        if spare.is_none() {
-            shared.reports.limits.reached(Limit::RetryBody, self.via.client.hop);
-        }
-        spare
-    }
-
     /// There is an answer: pass it on, or try once more where the rule wants that.
     fn judge(
         &mut self,
         backend: &RuleBackend,
         (picked, sent): (Picked<Upstream>, Instant),
-        mut response: Response<Body>,
-        spare: Option<Box<Spare>>,
+        heard: Heard,
+        (spare, outgoing): (Option<Box<Spare>>, Option<Arc<Outgoing>>),
     ) -> Result<Next, Failure> {
-        if let Some(again) = self.worth_repeating(&response, spare) {
-            let mut passage = self.passage(backend, picked, sent, &response);
+        if let Some(again) = self.worth_repeating(&heard, spare) {
+            let mut passage = self.passage(backend, picked, sent, &heard);
             passage.settle_attempt();
             // The request goes on, and with it its place among those in flight.
             self.admitted = passage.admitted.take();
@@ -460,7 +416,8 @@ impl<'a> Course<'a> {
             return Ok(Next::Again);
         }
         let (meshed, choice) = (picked.endpoint().meshed, picked.endpoint().choice);
-        let passage = self.passage(backend, picked, sent, &response);
+        let passage = self.passage(backend, picked, sent, &heard);
+        let mut response = heard.response;
         if meshed == Meshed::No {
             headers::remove_claims(response.headers_mut());
         } else if prepare::says_close(response.headers_mut()) && choice == Choice::Only {
@@ -480,40 +437,8 @@ impl<'a> Course<'a> {
             ));
         }
         let response = prepare::outgoing(response, self.form, Switch::None);
-        let limits = timeout::BodyLimits::of(self.rule, self.via.client.hop, self.deadline, sent);
+        let limits = BodyLimits::of(self.limits, self.via.client.hop, self.deadline, sent).after(outgoing);
         Ok(Next::Answer(response.map(|body| limits.apply(body).watched(Box::new(passage)))))
-    }
-
-    /// A copy of the request, if the answer is one that the rule retries and the budget pays.
-    fn worth_repeating(
-        &mut self,
-        response: &Response<Body>,
-        spare: Option<Box<Spare>>,
-    ) -> Option<Request<Body>> {
-        let rule = self.rule;
-        let retry = rule.retry.as_ref()?;
-        if !retry.wants(&rule.classes, response.status(), response.headers()) {
-            if self.retried
-                && let Some(metrics) = &rule.metrics.retries
-            {
-                metrics.successes.inc();
-            }
-            return None;
-        }
-        match retry {
-            Retry::Policy(policy) => {
-                let asked = self.pause_asked_for(policy, response)?;
-                let again = self.policy_retry(policy, spare)?;
-                self.wait = self.wait.max(asked);
-                Some(again)
-            }
-            Retry::Profile(budget) => {
-                let again = spare?.again()?;
-                let granted = if budget.withdraw(Instant::now()) { Granted::Yes } else { Granted::No };
-                self.rule.metrics.retryable(granted);
-                (granted == Granted::Yes).then_some(again)
-            }
-        }
     }
 
     /// There is no answer. A request that was certainly not processed goes to another endpoint; the
@@ -564,25 +489,6 @@ impl<'a> Course<'a> {
         self.elsewhere(failure)
     }
 
-    /// Tries the application again for as long as the inbound queue has patience.
-    async fn await_application(&mut self, failure: Failure) -> Result<Next, Failure> {
-        let settings = &self.via.shared.settings.inbound;
-        let in_time = self.deadline.is_none_or(|deadline| Instant::now() < deadline);
-        if !in_time || self.started.elapsed() >= settings.queue.failfast {
-            return Err(failure);
-        }
-        tokio::time::sleep(settings.connect_backoff.min).await;
-        Ok(Next::Again)
-    }
-
-    /// The request once more, to whichever endpoint is drawn next, within the budget; else the failure.
-    fn elsewhere(&mut self, failure: Failure) -> Result<Next, Failure> {
-        if self.attempts < MAX_ATTEMPTS && self.via.shared.unprocessed.withdraw(Instant::now()) {
-            return Ok(Next::Again);
-        }
-        Err(failure)
-    }
-
     /// Settles load, breaker and metrics of an attempt that brought no answer.
     fn settle_failed(&self, backend: &RuleBackend, (picked, sent): (Picked<Upstream>, Instant), code: Code) {
         let now = Instant::now();
@@ -593,8 +499,9 @@ impl<'a> Course<'a> {
         backend.metrics.ended(&ending, now.saturating_duration_since(sent));
         self.rule.metrics.attempt_ended(&ending);
         let mut pending = picked.into_pending();
-        // A client that breaks its own request off, or is too slow with it, says nothing about the endpoint.
-        if matches!(code, Code::ClientGone | Code::SlowClient) {
+        // A client that breaks its own request off, or is too slow with it, says nothing about the endpoint. Nor is it certain
+        // who lets a body rest.
+        if matches!(code, Code::ClientGone | Code::SlowClient | Code::IdleTimeout) {
             return;
         }
         pending.fail(now, None);
@@ -606,9 +513,9 @@ impl<'a> Course<'a> {
         backend: &RuleBackend,
         picked: Picked<Upstream>,
         sent: Instant,
-        response: &Response<Body>,
+        heard: &Heard,
     ) -> Passage {
-        let grpc = GrpcOutcome::of(response.headers());
+        let (response, grpc) = (&heard.response, heard.grpc);
         let may_fail = grpc != GrpcOutcome::None || !response.status().is_success();
         Passage {
             pending: picked.into_pending(),
@@ -619,7 +526,7 @@ impl<'a> Course<'a> {
             sent,
             status: response.status(),
             grpc,
-            retry_after: may_fail.then(|| prepare::retry_after(response)).flatten(),
+            retry_after: may_fail.then(|| prepare::retry_after(response.status(), heard.said())).flatten(),
             frames: FrameSizes::default(),
             answered: false,
             ended: false,
@@ -650,7 +557,7 @@ impl<'a> Course<'a> {
     }
 
     fn out_of_time(&self) -> Reason {
-        let profile = self.rule.profile_timeout.is_some() && self.rule.timeouts.request.is_none();
+        let profile = self.rule.profile_timeout.is_some() && self.limits.timeouts.request.is_none();
         let code = if profile { Code::ProfileTimeout } else { Code::RequestTimeout };
         self.reason(code, Phase::Request)
     }
@@ -664,14 +571,18 @@ impl<'a> Course<'a> {
             code,
             hop: self.via.client.hop,
             phase: unavailable.phase,
-            evidence: Box::new(unavailable.evidence()),
+            evidence: Box::new(Evidence {
+                tries: Some(self.attempts).filter(|tries| *tries > 1),
+                ..unavailable.evidence()
+            }),
         }
     }
 
     fn reason(&self, code: Code, phase: Phase) -> Reason {
         let waited = Some(self.waited).filter(|w| !w.is_zero());
+        let tries = Some(self.attempts).filter(|tries| *tries > 1);
         let mut reason = self.via.client.reason(code, phase);
-        *reason.evidence = Evidence { waited, ..Evidence::default() };
+        *reason.evidence = Evidence { waited, tries, ..Evidence::default() };
         reason
     }
 }

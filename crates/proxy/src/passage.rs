@@ -65,6 +65,16 @@ impl GrpcOutcome {
     }
 }
 
+impl GrpcOutcome {
+    /// The code, as far as it is known.
+    pub(crate) fn code(self) -> Option<u16> {
+        match self {
+            GrpcOutcome::Known(code) => Some(code),
+            GrpcOutcome::None | GrpcOutcome::Awaited => None,
+        }
+    }
+}
+
 impl Passage {
     /// The series of the exchange.
     fn metrics(&self) -> Option<&Exchange> {
@@ -79,7 +89,7 @@ impl Passage {
     fn class(&self, grpc: Option<u16>) -> Class {
         let classes = self.received().map_or(&self.rule.classes, |route| &route.classes);
         match self.grpc {
-            GrpcOutcome::None => class_of(classes, self.status, &HeaderMap::new()),
+            GrpcOutcome::None => class_of(classes, self.status, None),
             GrpcOutcome::Known(code) => classify::by_grpc(Some(code)),
             GrpcOutcome::Awaited => classify::by_grpc(grpc),
         }

@@ -117,10 +117,10 @@ pub(crate) fn says_close(headers: &mut HeaderMap) -> bool {
     headers.remove(headers::PROXY_CONNECTION).is_some_and(|value| value == "close")
 }
 
-/// How long an answer that may be a failure asks to be left alone: `grpc-retry-pushback-ms`, or `Retry-After` in
-/// seconds or as a date.
-pub(crate) fn retry_after(response: &Response<Body>) -> Option<Duration> {
-    asked_pause(response.status(), response.headers(), SystemTime::now)
+/// How long an answer that may be a failure asks to be left alone, by its head or its trailers: `grpc-retry-pushback-ms`, or
+/// `Retry-After` in seconds or as a date.
+pub(crate) fn retry_after(status: StatusCode, fields: &HeaderMap) -> Option<Duration> {
+    asked_pause(status, fields, SystemTime::now)
 }
 
 fn asked_pause(

@@ -6,5 +6,6 @@
 pub mod frames;
 pub mod limit;
 pub mod metrics;
+pub mod requested;
 pub mod retry;
 pub mod table;

@@ -3,7 +3,7 @@
 //!
 //! `proxy/forward.rs` asks after each attempt. Nothing here sends anything.
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use weft_decide::classify::{self, Class};
@@ -90,7 +90,7 @@ impl Budget {
 }
 
 /// How a rule retries.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Retry {
     /// As a route's policy says: a count, conditions and a backoff.
     Policy(RetryPolicy),
@@ -110,23 +110,32 @@ impl Retry {
         }
     }
 
-    /// Whether an answer with this head should be tried again, conditions alone considered.
-    pub fn wants(&self, classes: &[ResponseClass], status: StatusCode, headers: &HeaderMap) -> bool {
+    /// Whether an answer should be tried again, conditions alone considered; `grpc` is the code of a gRPC call, as far as it
+    /// is known.
+    pub fn wants(&self, classes: &[ResponseClass], status: StatusCode, grpc: Option<u16>) -> bool {
         match self {
             Retry::Policy(policy) => {
                 policy.http.iter().any(|range| range.contains(status.as_u16()))
-                    || classify::grpc_status(headers).is_some_and(|code| policy.grpc.contains(&code))
+                    || grpc.is_some_and(|code| policy.grpc.contains(&code))
             }
-            Retry::Profile(_) => class_of(classes, status, headers) == Class::Failure,
+            Retry::Profile(_) => class_of(classes, status, grpc) == Class::Failure,
+        }
+    }
+
+    /// Whether the trailers of a gRPC call, whose head said nothing of its outcome, may be what it is tried again for.
+    pub fn wants_trailers(&self) -> bool {
+        match self {
+            Retry::Policy(policy) => !policy.grpc.is_empty(),
+            Retry::Profile(_) => true,
         }
     }
 }
 
-/// Classifies an answer by its head: gRPC by its status when the head carries one, else by classes.
-pub fn class_of(classes: &[ResponseClass], status: StatusCode, headers: &HeaderMap) -> Class {
-    match classify::grpc_status(headers) {
-        Some(code) if classify::is_grpc(headers) => classify::by_grpc(Some(code)),
-        _ => classify::by_status(classes, status),
+/// Classifies an answer by what is known: gRPC by its code if there is one, else by classes.
+pub fn class_of(classes: &[ResponseClass], status: StatusCode, grpc: Option<u16>) -> Class {
+    match grpc {
+        Some(code) => classify::by_grpc(Some(code)),
+        None => classify::by_status(classes, status),
     }
 }
 

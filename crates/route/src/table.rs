@@ -4,7 +4,7 @@
 //! per request by `proxy/forward.rs`, without locks.
 
 use crate::metrics::{BackendMetrics, RouteMetrics};
-use crate::retry::Retry;
+use crate::requested::Limits;
 use http::HeaderValue;
 use std::any::Any;
 use std::fmt;
@@ -18,7 +18,7 @@ use weft_decide::matching::{CompiledCondition, Matcher, RequestView};
 use weft_decide::permission::Permission;
 use weft_model::meta::Meta;
 use weft_model::profile::ResponseClass;
-use weft_model::route::{Filter, Timeouts};
+use weft_model::route::Filter;
 
 /// Rules and how to find the one for a request. `E` is the endpoint type of the backends.
 #[derive(Debug)]
@@ -48,12 +48,12 @@ pub struct Rule<E: Target> {
     pub filters: Box<[Filter]>,
     /// Where requests go.
     pub backends: Backends<E>,
-    /// Limits of the policy.
-    pub timeouts: Timeouts,
+    /// Limits and retries of the policy, or a profile's retries.
+    pub limits: Limits,
+    /// Whether requests may ask for other limits and retries, by their headers.
+    pub allow_request_headers: bool,
     /// Limit of a service profile: until response headers, over all attempts.
     pub profile_timeout: Option<Duration>,
-    /// Retries, if any.
-    pub retry: Option<Retry>,
     /// Which responses count as failures.
     pub classes: Box<[ResponseClass]>,
     /// Sent as `l5d-dst-canonical` (service profiles).

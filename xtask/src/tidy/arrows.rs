@@ -23,8 +23,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     // An endpoint reports its readiness to its backend through `balance::Readiness`; `balance` knows no endpoint.
     ("connect", &["model", "wire", "net", "identity", "balance", "telemetry"]),
     ("route", &["model", "decide", "balance", "telemetry"]),
+    ("attempt", &["model", "net", "connect", "route"]),
     ("discover", &["model", "wire", "net", "names", "identity", "balance", "connect", "route", "decide", "telemetry"]),
-    ("proxy", &["model", "wire", "net", "names", "identity", "balance", "connect", "route", "decide", "discover", "settings", "telemetry"]),
+    ("proxy", &["model", "wire", "net", "names", "identity", "balance", "connect", "route", "attempt", "decide", "discover", "settings", "telemetry"]),
     // the control plane
     ("index", &["model"]),
     ("explain", &["model", "decide", "index"]),

@@ -106,6 +106,7 @@ const PURE: &[&str] = &[
     "crates/explain/src/",
     "crates/proxy/src/detect",
     "crates/route/src/limit",
+    "crates/route/src/requested",
     "crates/route/src/retry",
     "crates/balance/src/pick",
     "crates/balance/src/load",

@@ -18,7 +18,7 @@ use weft_connect::http::AbsoluteForm;
 use weft_net::body::{Body, BodyError};
 
 /// A request that may have to be sent again.
-pub(crate) struct Spare {
+pub struct Spare {
     method: Method,
     uri: Uri,
     version: Version,
@@ -64,7 +64,7 @@ enum State {
 impl Spare {
     /// Copies the head. A body is recorded up to `limit` bytes as it is sent; with a limit of 0 only
     /// requests without a body can be kept. `None`: the request cannot be repeated.
-    pub(crate) fn keep(request: &mut Request<Body>, limit: usize) -> Option<Box<Self>> {
+    pub fn keep(request: &mut Request<Body>, limit: usize) -> Option<Box<Self>> {
         let empty = request.body().is_end_stream();
         let too_long = request.body().size_hint().lower() > limit as u64;
         if !empty && (limit == 0 || too_long) {
@@ -90,7 +90,7 @@ impl Spare {
     }
 
     /// The request once more; `None` while its body is not completely recorded.
-    pub(crate) fn again(&self) -> Option<Request<Body>> {
+    pub fn again(&self) -> Option<Request<Body>> {
         let body = match &self.body {
             SpareBody::Empty => Body::empty(),
             SpareBody::Recorded(recording) => recording.lock().played(&[State::Complete])?,
@@ -101,7 +101,7 @@ impl Spare {
     /// The request once more after an attempt that certainly was not processed: what the attempt took of the
     /// body, and then what it left. Waits until the attempt lets go of the body, until `deadline` and for a
     /// second at most. To be asked once.
-    pub(crate) async fn again_from_start(&self, deadline: Option<Instant>) -> Option<Request<Body>> {
+    pub async fn again_from_start(&self, deadline: Option<Instant>) -> Option<Request<Body>> {
         let SpareBody::Recorded(recording) = &self.body else { return self.again() };
         let patience = Instant::now() + RETURN;
         let until = deadline.map_or(patience, |deadline| deadline.min(patience));

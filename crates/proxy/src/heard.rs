@@ -1,0 +1,56 @@
+//! An answer as far as it was looked at before anybody decided what to do with it.
+//!
+//! Made by `forward` for every answer of an endpoint; `repeat` judges by it, `passage` settles by it. Never changes what is
+//! passed on.
+
+use crate::passage::GrpcOutcome;
+use http::{HeaderMap, Response, Version};
+use std::time::Instant;
+use weft_attempt::peek;
+use weft_decide::classify;
+use weft_net::body::Body;
+use weft_route::requested::Limits;
+use weft_route::retry::Retry;
+
+/// An answer.
+pub(crate) struct Heard {
+    pub(crate) response: Response<Body>,
+    pub(crate) grpc: GrpcOutcome,
+    /// The trailers, where they had to be known.
+    pub(crate) trailers: Option<HeaderMap>,
+}
+
+/// Whether there is a copy of a request that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Yes,
+    No,
+}
+
+impl Heard {
+    /// Takes an answer, with its trailers where these decide whether its request, of which there is a copy, is tried again;
+    /// waits for them until `until`.
+    pub(crate) async fn of(
+        mut response: Response<Body>,
+        limits: &Limits,
+        kept: Kept,
+        until: Option<Instant>,
+    ) -> Self {
+        let grpc = GrpcOutcome::of(response.headers());
+        let matters = grpc == GrpcOutcome::Awaited
+            && response.version() == Version::HTTP_2
+            && kept == Kept::Yes
+            && limits.retry.as_ref().is_some_and(Retry::wants_trailers);
+        if !matters {
+            return Heard { response, grpc, trailers: None };
+        }
+        let trailers = Box::pin(peek::trailers(&mut response, until)).await;
+        let code = trailers.as_ref().and_then(classify::grpc_status);
+        Heard { response, grpc: code.map_or(grpc, GrpcOutcome::Known), trailers }
+    }
+
+    /// The fields that say how the call ended.
+    pub(crate) fn said(&self) -> &HeaderMap {
+        self.trailers.as_ref().unwrap_or(self.response.headers())
+    }
+}
