@@ -6,6 +6,7 @@
 //! ready wait in a bounded room until the backend fails fast. It never connects and never retries.
 
 use crate::endpoint::{Cell, EndpointState, Failure, Readiness, Target, Watch};
+use crate::health::{Ejected, Ejection};
 use crate::load::{self, Tick};
 use crate::metrics::Metrics;
 use crate::pick;
@@ -149,6 +150,8 @@ struct State<E: Target> {
     /// When discovery last said something, and whether the service exists.
     discovered: Option<(Instant, bool)>,
     last_failure: Option<(SocketAddr, Arc<Failure>)>,
+    /// Whom a breaker took out last.
+    last_ejected: Option<SocketAddr>,
     /// What this backend has added to the gauges.
     counted_ready: i64,
     counted_known: i64,
@@ -188,8 +191,8 @@ pub struct EndpointSnapshot {
     pub info: Arc<EndpointInfo>,
     /// What it reports about itself.
     pub state: EndpointState,
-    /// Whether its breaker keeps it out of the draw.
-    pub ejected: bool,
+    /// Why its breaker keeps it out of the draw, if it does.
+    pub ejected: Option<Ejection>,
     /// Requests that it has not answered.
     pub pending: u32,
     /// Its estimated response time.
@@ -214,6 +217,7 @@ impl<E: Target> Backend<E> {
             failfast: Failfast::new(params.queue.failfast, now),
             discovered: None,
             last_failure: None,
+            last_ejected: None,
             counted_ready: 0,
             counted_known: 0,
         };
@@ -285,7 +289,7 @@ impl<E: Target> Backend<E> {
         let endpoint = |entry: &Entry<E>| EndpointSnapshot {
             info: entry.slot.info.clone(),
             state: entry.slot.cell.state(),
-            ejected: entry.slot.is_ejected(),
+            ejected: entry.slot.ejection().map(|who| who.why),
             pending: entry.slot.pending(),
             estimate: Duration::try_from_secs_f64(entry.slot.estimate(tick)).unwrap_or_default(),
         };
@@ -596,9 +600,10 @@ impl<E: Target> Watch for Shared<E> {
 }
 
 impl<E: Target> Owner for Shared<E> {
-    fn ejected(&self, info: &EndpointInfo, wait: Duration) {
+    fn ejected(&self, who: &Ejected) {
         self.params.metrics.ejections.fetch_add(1, Relaxed);
-        tracing::info!(endpoint = %info.addr, wait_ms = wait.as_millis() as u64, "circuit breaker open");
+        self.lock().last_ejected = Some(who.addr);
+        tracing::info!(endpoint = %who.addr, why = %who.why, "circuit breaker open");
     }
 
     fn may_eject(&self, cell: &Cell) -> bool {
@@ -641,8 +646,16 @@ impl<E: Target> State<E> {
             None => Cause::Undiscovered,
             Some((_, false)) => Cause::NoSuchService,
             Some((_, true)) if self.entries.is_empty() => Cause::NoEndpoints,
+            Some((_, true)) if self.ejection().is_some() => Cause::AllEjected,
             Some((_, true)) => Cause::AllUnready,
         }
+    }
+
+    /// An endpoint that its breaker leaves alone, the latest if it still does, and why.
+    fn ejection(&self) -> Option<Arc<Ejected>> {
+        let of = |entry: &Entry<E>| entry.slot.ejection();
+        let last = self.entries.get(&self.last_ejected?).and_then(of);
+        last.or_else(|| self.entries.values().find_map(of))
     }
 
     fn unavailable(&self, cause: Cause, phase: Phase, now: Instant) -> Unavailable {
@@ -654,6 +667,7 @@ impl<E: Target> State<E> {
             waited: Duration::ZERO,
             age: self.age(now),
             last_failure: self.last_failure.clone(),
+            ejection: if cause == Cause::AllEjected { self.ejection() } else { None },
         }
     }
 }

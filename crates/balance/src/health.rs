@@ -4,8 +4,11 @@
 //! (`backend`), which takes an ejected endpoint out of the draw and sets the timer for its probation. A
 //! breaker is closed, shut for a while, or in probation: exactly one probe decides then.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use weft_model::policy::FailureAccrual;
+use weft_model::reason::Code;
 use weft_model::route::Backoff;
 
 /// Buckets of the success-rate window.
@@ -34,6 +37,84 @@ pub enum Transition {
     Reopened,
 }
 
+/// What a failure was, for whoever asks why an endpoint is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// An HTTP status.
+    Status(u16),
+    /// The code of a gRPC call.
+    Grpc(u16),
+    /// No answer.
+    Error(Code),
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Mark::Status(status) => write!(f, "HTTP {status}"),
+            Mark::Grpc(code) => write!(f, "gRPC {code}"),
+            Mark::Error(code) => write!(f, "{code}"),
+        }
+    }
+}
+
+/// What made a breaker shut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trip {
+    /// So many failures in a row.
+    InARow(u32),
+    /// Too few good answers among those of the window.
+    Rate {
+        /// Good ones.
+        good: u64,
+        /// All.
+        all: u64,
+    },
+    /// The probe failed.
+    Probe,
+}
+
+/// Why an endpoint is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ejection {
+    /// What made the breaker shut.
+    pub trip: Trip,
+    /// The last failure.
+    pub last: Option<Mark>,
+    /// For how long.
+    pub wait: Duration,
+    /// Probes that failed since the endpoint was in use.
+    pub failed_probes: u32,
+}
+
+/// An endpoint that is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ejected {
+    /// Its address.
+    pub addr: SocketAddr,
+    /// Why.
+    pub why: Ejection,
+}
+
+impl fmt::Display for Ejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.trip {
+            Trip::InARow(1) => f.write_str("a failure")?,
+            Trip::InARow(count) => write!(f, "{count} failures in a row")?,
+            Trip::Rate { good, all } => write!(f, "{good} of {all} requests succeeded")?,
+            Trip::Probe if self.failed_probes == 1 => f.write_str("the probe failed")?,
+            Trip::Probe => write!(f, "{} probes failed", self.failed_probes)?,
+        }
+        match (self.trip, self.last) {
+            (Trip::InARow(1), Some(last)) => write!(f, ", {last}")?,
+            (Trip::Probe, Some(last)) if self.failed_probes == 1 => write!(f, ", {last}")?,
+            (_, Some(last)) => write!(f, ", the last {last}")?,
+            (_, None) => {}
+        }
+        write!(f, "; left alone for {} ms", self.wait.as_millis())
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Closed,
@@ -50,12 +131,32 @@ pub struct Breaker {
     window: Window,
     /// Steps of the backoff since the trip.
     steps: u32,
+    last: Option<Mark>,
+    ejection: Option<Ejection>,
 }
 
 impl Breaker {
     /// A closed breaker.
     pub fn new(params: FailureAccrual, now: Instant) -> Self {
-        Self { params, state: State::Closed, consecutive: 0, window: Window::new(now), steps: 0 }
+        Self {
+            params,
+            state: State::Closed,
+            consecutive: 0,
+            window: Window::new(now),
+            steps: 0,
+            last: None,
+            ejection: None,
+        }
+    }
+
+    /// Notes what the failure is that is about to be judged.
+    pub fn note(&mut self, mark: Mark) {
+        self.last = Some(mark);
+    }
+
+    /// Why the endpoint is left alone, if it is or is only being tried.
+    pub fn ejection(&self) -> Option<Ejection> {
+        self.ejection
     }
 
     /// Judges an ordinary response. Ignored unless the breaker is closed. `draw` is uniform in `0..1`.
@@ -66,11 +167,12 @@ impl Breaker {
         now: Instant,
         draw: f64,
     ) -> Option<Transition> {
-        if self.state != State::Closed || !self.trips(verdict, now) {
+        if self.state != State::Closed {
             return None;
         }
+        let trip = self.trips(verdict, now)?;
         self.steps = 0;
-        Some(self.shut(retry_after, draw))
+        Some(self.shut(trip, retry_after, draw))
     }
 
     /// Judges the probe's response: it alone decides. `None` if there is no probation.
@@ -92,7 +194,7 @@ impl Breaker {
         };
         if !good {
             self.steps = self.steps.saturating_add(1);
-            return Some(self.shut(retry_after, draw));
+            return Some(self.shut(Trip::Probe, retry_after, draw));
         }
         Some(self.pardon(now))
     }
@@ -102,6 +204,7 @@ impl Breaker {
         self.state = State::Closed;
         self.consecutive = 0;
         self.window = Window::new(now);
+        self.ejection = None;
         Transition::Reopened
     }
 
@@ -114,14 +217,16 @@ impl Breaker {
         was_shut
     }
 
-    fn shut(&mut self, retry_after: Option<Duration>, draw: f64) -> Transition {
+    fn shut(&mut self, trip: Trip, retry_after: Option<Duration>, draw: f64) -> Transition {
         self.state = State::Shut;
         let wait = self.backoff().wait(self.steps, draw);
         let asked = match self.params {
             FailureAccrual::Unified { respect_retry_after: true, .. } => retry_after.unwrap_or_default(),
             _ => Duration::ZERO,
         };
-        Transition::Shut(wait.max(asked.min(MAX_RETRY_AFTER)))
+        let wait = wait.max(asked.min(MAX_RETRY_AFTER));
+        self.ejection = Some(Ejection { trip, last: self.last, wait, failed_probes: self.steps });
+        Transition::Shut(wait)
     }
 
     fn backoff(&self) -> Backoff {
@@ -130,15 +235,15 @@ impl Breaker {
         }
     }
 
-    /// Takes a verdict into the counts; whether they now trip the breaker.
-    fn trips(&mut self, verdict: Verdict, now: Instant) -> bool {
+    /// Takes a verdict into the counts; what trips the breaker now, if anything does.
+    fn trips(&mut self, verdict: Verdict, now: Instant) -> Option<Trip> {
         match self.params {
             FailureAccrual::Consecutive { max_failures, .. } => {
                 self.consecutive = match verdict {
                     Verdict::Failure => self.consecutive.saturating_add(1),
                     Verdict::Success | Verdict::RateLimited => 0,
                 };
-                self.consecutive >= max_failures.max(1)
+                (self.consecutive >= max_failures.max(1)).then_some(Trip::InARow(self.consecutive))
             }
             FailureAccrual::Unified { success_rate, window, min_requests, max_consecutive, .. } => {
                 match verdict {
@@ -146,12 +251,13 @@ impl Breaker {
                     Verdict::Success => self.consecutive = 0,
                     Verdict::RateLimited => {}
                 }
-                let in_a_row = max_consecutive > 0 && self.consecutive >= max_consecutive;
+                let in_a_row = (max_consecutive > 0 && self.consecutive >= max_consecutive)
+                    .then_some(Trip::InARow(self.consecutive));
                 if success_rate <= 0.0 {
                     return in_a_row;
                 }
                 self.window.record(verdict == Verdict::Success, window, now);
-                in_a_row || self.window.is_below(success_rate, min_requests)
+                in_a_row.or_else(|| self.window.below(success_rate, min_requests))
             }
         }
     }
@@ -191,11 +297,12 @@ impl Window {
         }
     }
 
-    fn is_below(&self, rate: f64, min_requests: u32) -> bool {
+    fn below(&self, rate: f64, min_requests: u32) -> Option<Trip> {
         let sum = |pick: fn(&(u32, u32)) -> u32| self.buckets.iter().map(|b| u64::from(pick(b))).sum::<u64>();
         let (good, bad) = (sum(|b| b.0), sum(|b| b.1));
         let all = good + bad;
-        all > 0 && all >= u64::from(min_requests) && (good as f64) < rate * all as f64
+        let below = all > 0 && all >= u64::from(min_requests) && (good as f64) < rate * all as f64;
+        below.then_some(Trip::Rate { good, all })
     }
 }
 

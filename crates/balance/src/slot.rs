@@ -5,7 +5,7 @@
 //! response, and only where a breaker is configured.
 
 use crate::endpoint::{Cell, EndpointState, Target, Watch};
-use crate::health::{Breaker, Transition, Verdict};
+use crate::health::{Breaker, Ejected, Mark, Transition, Verdict};
 use crate::load::{self, Estimate, Failures, Successes, Tick};
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -32,8 +32,8 @@ pub(crate) fn clock() -> Instant {
 
 /// What a slot tells its backend, and borrows from it.
 pub(crate) trait Owner: Watch {
-    /// A breaker took an endpoint out, for this long.
-    fn ejected(&self, info: &EndpointInfo, wait: Duration);
+    /// A breaker took an endpoint out.
+    fn ejected(&self, who: &Ejected);
     /// Whether enough others are in use for this one to be taken out.
     fn may_eject(&self, cell: &Cell) -> bool;
     /// Where breakers' timers run.
@@ -56,6 +56,8 @@ pub(crate) struct Slot<E: Target> {
     /// What the breaker says, readable without its lock.
     gate: AtomicU8,
     breaker: Option<Mutex<Breaker>>,
+    /// Why the breaker shut. Apart from it, because who holds the backend's lock asks, which the breaker's holder takes.
+    ejection: Mutex<Option<Arc<Ejected>>>,
     params: LoadParams,
     epoch: Instant,
     owner: Weak<dyn Owner>,
@@ -90,6 +92,7 @@ impl<E: Target> Slot<E> {
             joined: parts.joins.map(|_| now),
             gate: AtomicU8::new(OPEN),
             breaker: parts.breaker.map(|params| Mutex::new(Breaker::new(params, now))),
+            ejection: Mutex::new(None),
             params: parts.load,
             epoch: parts.epoch,
             owner: parts.owner,
@@ -104,6 +107,12 @@ impl<E: Target> Slot<E> {
 
     pub(crate) fn is_ejected(&self) -> bool {
         self.gate.load(Ordering::Acquire) != OPEN
+    }
+
+    /// Why it is left alone, if its breaker does that.
+    pub(crate) fn ejection(&self) -> Option<Arc<Ejected>> {
+        let kept = || self.ejection.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if self.is_ejected() { kept() } else { None }
     }
 
     pub(crate) fn pending(&self) -> u32 {
@@ -167,7 +176,14 @@ impl<E: Target> Slot<E> {
         };
         self.pending.fetch_add(1, Ordering::Relaxed);
         Some(Picked {
-            pending: Pending { slot: self.clone(), started: now, probe, counted: true, failed: false },
+            pending: Pending {
+                slot: self.clone(),
+                started: now,
+                probe,
+                mark: None,
+                counted: true,
+                failed: false,
+            },
         })
     }
 
@@ -192,6 +208,9 @@ impl<E: Target> Slot<E> {
     fn judge(self: &Arc<Self>, verdict: Verdict, retry_after: Option<Duration>, judged: Judged) {
         let Some(mut breaker) = self.breaker() else { return };
         let draw = fastrand::f64();
+        if let Some(mark) = judged.mark.filter(|_| verdict != Verdict::Success) {
+            breaker.note(mark);
+        }
         let transition = match judged.probe {
             true => breaker.observe_probe(verdict, retry_after, judged.now, draw),
             false => breaker.observe(verdict, retry_after, judged.now, draw),
@@ -209,10 +228,14 @@ impl<E: Target> Slot<E> {
             }
             Some(Transition::Shut(_)) => SHUT,
         };
+        let ejection = breaker.ejection().map(|why| Arc::new(Ejected { addr: self.info.addr, why }));
+        *self.ejection.lock().unwrap_or_else(PoisonError::into_inner) = ejection.clone();
         self.gate.store(gate, Ordering::Release);
         drop(breaker);
-        if let (Some(Transition::Shut(wait)), Some(owner)) = (transition, self.owner.upgrade()) {
-            owner.ejected(&self.info, wait);
+        if let (Some(Transition::Shut(wait)), Some(why), Some(owner)) =
+            (transition, ejection, self.owner.upgrade())
+        {
+            owner.ejected(&why);
             let slot = Arc::downgrade(self);
             owner.runtime().spawn(async move {
                 tokio::time::sleep(wait).await;
@@ -244,6 +267,7 @@ impl<E: Target> Slot<E> {
 
 struct Judged {
     probe: bool,
+    mark: Option<Mark>,
     now: Instant,
 }
 
@@ -283,6 +307,8 @@ pub struct Pending<E: Target> {
     started: Instant,
     /// Whether the breaker's probation hangs on this request.
     probe: bool,
+    /// What it failed with.
+    mark: Option<Mark>,
     /// Whether it still counts as pending.
     counted: bool,
     /// Whether it counts as a failure.
@@ -331,6 +357,11 @@ impl<E: Target> Pending<E> {
         }
     }
 
+    /// Says what the failure is that is about to be judged.
+    pub fn mark(&mut self, mark: Mark) {
+        self.mark = Some(mark);
+    }
+
     /// Tells the endpoint's breaker, if it has one, how the request ended. To be called once.
     pub fn judge(&mut self, verdict: Verdict, retry_after: Option<Duration>, now: Instant) {
         let probe = std::mem::take(&mut self.probe);
@@ -338,7 +369,7 @@ impl<E: Target> Pending<E> {
         if verdict != Verdict::Success && !std::mem::replace(&mut self.failed, true) {
             self.slot.failed(Tick::new(self.slot.epoch, now));
         }
-        self.slot.judge(verdict, retry_after, Judged { probe, now });
+        self.slot.judge(verdict, retry_after, Judged { probe, mark: self.mark, now });
     }
 
     /// Ends the pending count; `None` if it has ended before.

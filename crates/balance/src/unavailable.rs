@@ -4,6 +4,7 @@
 //! allocation, because it is made for every refused request while a backend fails fast.
 
 use crate::endpoint::Failure;
+use crate::health::Ejected;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,9 @@ pub enum Cause {
     /// The service has no endpoints.
     #[error("the service has no endpoints")]
     NoEndpoints,
+    /// Endpoints are known, and breakers leave alone those that are not unready.
+    #[error("circuit breakers leave every endpoint alone")]
+    AllEjected,
     /// Endpoints are known, none is ready.
     #[error("no endpoint is ready")]
     AllUnready,
@@ -51,6 +55,8 @@ pub struct Unavailable {
     pub age: Option<Duration>,
     /// The endpoint that failed last, and why.
     pub last_failure: Option<(SocketAddr, Arc<Failure>)>,
+    /// An endpoint that its breaker leaves alone, and why, where that is the cause.
+    pub ejection: Option<Arc<Ejected>>,
 }
 
 impl Unavailable {
@@ -61,6 +67,7 @@ impl Unavailable {
             Cause::NoSuchService => Code::NoSuchService,
             Cause::NoEndpoints => Code::NoEndpoints,
             Cause::AllUnready => Code::AllUnready,
+            Cause::AllEjected => Code::AllEjected,
             Cause::QueueFull => Code::QueueFull,
             Cause::Deadline => Code::RequestTimeout,
         }
@@ -68,15 +75,20 @@ impl Unavailable {
 
     /// What was known, for the reason.
     pub fn evidence(&self) -> Evidence {
+        let (endpoint, detail) = match (&self.ejection, &self.last_failure) {
+            (Some(who), _) => (Some(who.addr.to_string()), Some(who.why.to_string())),
+            (None, Some((addr, failure))) => (Some(addr.to_string()), Some(failure.to_string())),
+            (None, None) => (None, None),
+        };
         Evidence {
             known: Some(self.known),
             ready: Some(self.ready),
             waited: Some(self.waited),
             tries: None,
             age: self.age,
-            endpoint: self.last_failure.as_ref().map(|(addr, _)| addr.to_string()),
+            endpoint,
             policy: None,
-            detail: self.last_failure.as_ref().map(|(_, failure)| failure.to_string()),
+            detail,
         }
     }
 }

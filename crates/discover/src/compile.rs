@@ -287,6 +287,8 @@ impl Compiler {
             Protocol::Tls(_) => Carries::Tls,
             Protocol::Opaque => Carries::Bytes,
             _ if profile.is_some_and(|p| p.opaque) => Carries::Bytes,
+            // Apart from those of requests, which have breakers, and in series of their own.
+            _ if http1.breaker.is_some() || http2.breaker.is_some() => Carries::Bytes,
             _ => Carries::Http,
         };
         let first = Arc::new(self.table(&parent, http1));

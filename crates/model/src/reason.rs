@@ -70,6 +70,9 @@ catalogue! {
     AllUnready, "all-unready", 503, 14, true,
         "Endpoints are known, but none could be connected to.",
         "`/state.json` shows for each endpoint why its last connection failed.";
+    AllEjected, "all-ejected", 503, 14, true,
+        "Endpoints are known, but circuit breakers leave alone every one that could be connected to.",
+        "The evidence says what one of them failed with last; mend it, or keep some in use with `weft/min-ready-endpoints`.";
     QueueFull, "queue-full", 503, 14, true,
         "More requests wait for an endpoint than the backend's queue holds.",
         "Add endpoints, or shed load earlier; the queue's size is a setting.";
@@ -369,7 +372,9 @@ impl Reason {
     /// one that came later 503, as the peer does (§3.6).
     pub fn status(&self) -> u16 {
         match (self.phase, self.code) {
-            (Phase::Queue, Code::NoEndpoints | Code::NoSuchService | Code::AllUnready) => 504,
+            (Phase::Queue, Code::NoEndpoints | Code::NoSuchService | Code::AllUnready | Code::AllEjected) => {
+                504
+            }
             _ => self.code.entry().status,
         }
     }

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use weft_attempt::replay::Spare;
 use weft_attempt::timeout::{Attempt, BodyLimits, Expired, Outgoing};
 use weft_balance::backend::Picked;
-use weft_balance::health::Verdict;
+use weft_balance::health::{Mark, Verdict};
 use weft_balance::unavailable::{Cause, Unavailable};
 use weft_connect::error::{SendError, SendFailure, Whereabouts};
 use weft_decide::classify::Class;
@@ -505,6 +505,7 @@ impl<'a> Course<'a> {
             return;
         }
         pending.fail(now, None);
+        pending.mark(Mark::Error(code));
         pending.judge(Verdict::Failure, None, now);
     }
 

@@ -9,7 +9,7 @@ use http::{HeaderMap, StatusCode};
 use http_body::Frame;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use weft_balance::health::Verdict;
+use weft_balance::health::{Mark, Verdict};
 use weft_decide::classify::{self, Class};
 use weft_discover::plan::{Rule, Upstream};
 use weft_discover::received::ReceivedRoute;
@@ -157,6 +157,11 @@ impl Passage {
             (_, _, Class::Failure) if error != Some(Code::ClientGone) => Verdict::Failure,
             _ => Verdict::Success,
         };
+        self.pending.mark(match (error, grpc) {
+            (Some(error), _) => Mark::Error(error),
+            (None, Some(code)) => Mark::Grpc(code),
+            (None, None) => Mark::Status(self.status.as_u16()),
+        });
         self.pending.judge(verdict, self.retry_after, now);
         if let Some(metrics) = self.metrics() {
             metrics.ended(&ending);

@@ -118,7 +118,7 @@ impl Reports {
 fn peer_error(code: Code) -> &'static str {
     match code {
         Code::Overloaded | Code::QueueFull | Code::NoBackend => "loadshed",
-        Code::NoEndpoints | Code::NoSuchService | Code::AllUnready => "failfast",
+        Code::NoEndpoints | Code::NoSuchService | Code::AllUnready | Code::AllEjected => "failfast",
         Code::IdentityRequired => "identity required",
         Code::RequestTimeout
         | Code::ResponseTimeout

@@ -150,7 +150,7 @@ fn of_endpoint(endpoint: &EndpointSnapshot) -> Value {
         "address": endpoint.info.addr.to_string(),
         "identity": endpoint.info.tls.as_ref().map(|t| t.id.to_string()),
         "state": state,
-        "ejected": endpoint.ejected,
+        "ejected": endpoint.ejected.map(|why| why.to_string()),
         "pending": endpoint.pending,
         "estimate_ms": endpoint.estimate.as_secs_f64() * 1e3,
         "labels": *endpoint.info.labels,

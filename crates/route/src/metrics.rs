@@ -542,7 +542,7 @@ impl Outcomes {
 /// The peer's names of errors in the `outbound_*` families (§5.2); ours where it has none.
 fn error_label(code: Code) -> &'static str {
     match code {
-        Code::AllUnready | Code::NoEndpoints | Code::NoSuchService => "FAIL_FAST",
+        Code::AllUnready | Code::AllEjected | Code::NoEndpoints | Code::NoSuchService => "FAIL_FAST",
         Code::QueueFull | Code::Overloaded => "LOAD_SHED",
         Code::RequestTimeout | Code::ProfileTimeout => "REQUEST_TIMEOUT",
         Code::HeadersTimeout => "RESPONSE_HEADERS_TIMEOUT",

@@ -3,8 +3,10 @@
 use crate::{Start, World, addr, infos, now};
 use std::time::Duration;
 use tokio::task::yield_now;
+use weft_balance::health::Mark;
 use weft_balance::{Cause, Change, Params, Verdict};
 use weft_model::policy::FailureAccrual;
+use weft_model::reason::Code;
 use weft_model::route::Backoff;
 
 fn params() -> Params {
@@ -36,8 +38,8 @@ async fn an_ejected_endpoint_is_not_drawn_until_its_probation() {
     for draw in 0..64 {
         assert_eq!(request(&world, draw << 58, Verdict::Success), 2);
     }
-    let ejected: Vec<_> = world.backend.snapshot().endpoints.iter().map(|e| e.ejected).collect();
-    assert_eq!(ejected, [true, false]);
+    let ejected: Vec<_> = world.backend.snapshot().endpoints.iter().map(|e| e.ejected.is_some()).collect();
+    assert_eq!(ejected, [true, false], "whether they are left alone");
     assert_eq!(world.backend.metrics().snapshot().ejections, 1);
     yield_now().await;
     advance(Duration::from_secs(1)).await;
@@ -53,7 +55,7 @@ async fn probation_admits_exactly_one_request() {
     for _ in 0..3 {
         request(&world, 0, Verdict::Failure);
     }
-    assert_eq!(world.backend.pick(now(), 0).unwrap_err().cause, Cause::AllUnready);
+    assert_eq!(world.backend.pick(now(), 0).unwrap_err().cause, Cause::AllEjected);
     yield_now().await;
     advance(Duration::from_secs(1)).await;
 
@@ -106,11 +108,45 @@ async fn breakers_leave_as_many_endpoints_in_use_as_they_are_told() {
             pending.first_frame(now());
             pending.judge(Verdict::Failure, None, now());
         }
-        let ejected = world.backend.snapshot().endpoints.iter().filter(|e| e.ejected).count();
+        let ejected = world.backend.snapshot().endpoints.iter().filter(|e| e.ejected.is_some()).count();
         assert_eq!(ejected, expected, "at least {min_ready} left");
         yield_now().await;
         // A probe that fails leaves no fewer, either.
         advance(Duration::from_secs(1)).await;
         world.assert_at_rest();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_finds_every_endpoint_left_alone_learns_what_the_last_one_failed_with() {
+    let world = World::new(params(), Start::Ready);
+    world.backend.apply(Change::Reset(infos([1])));
+    let fail = |mark| {
+        let mut pending = world.backend.pick(now(), 0).unwrap().into_pending();
+        pending.first_frame(now());
+        pending.mark(mark);
+        pending.judge(Verdict::Failure, None, now());
+    };
+    for mark in [Mark::Status(500), Mark::Error(Code::ConnectionLost), Mark::Status(503)] {
+        fail(mark);
+    }
+    let why = |expected: &str| {
+        let refusal = world.backend.pick(now(), 0).unwrap_err();
+        let evidence = refusal.evidence();
+        assert_eq!((refusal.code(), evidence.known, evidence.ready), (Code::AllEjected, Some(1), Some(0)));
+        assert_eq!(evidence.endpoint, Some(addr(1).to_string()));
+        assert_eq!(evidence.detail.as_deref(), Some(expected));
+        let shown = world.backend.snapshot().endpoints[0].ejected.map(|why| why.to_string());
+        assert_eq!(shown.as_deref(), Some(expected));
+    };
+    why("3 failures in a row, the last HTTP 503; left alone for 1000 ms");
+    yield_now().await;
+    advance(Duration::from_secs(1)).await;
+    fail(Mark::Grpc(14));
+    why("the probe failed, gRPC 14; left alone for 2000 ms");
+    yield_now().await;
+    advance(Duration::from_secs(2)).await;
+    request(&world, 0, Verdict::Success);
+    assert_eq!(world.backend.snapshot().endpoints[0].ejected, None);
+    world.assert_at_rest();
 }

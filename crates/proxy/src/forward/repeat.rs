@@ -103,7 +103,10 @@ impl<'a> Course<'a> {
     pub(super) fn instead(&mut self, unavailable: &Unavailable) -> Result<(), Failure> {
         let failure = self.unavailable(unavailable);
         let in_vain = unavailable.phase == Phase::Queue
-            && matches!(unavailable.cause, Cause::AllUnready | Cause::NoEndpoints | Cause::Undiscovered);
+            && matches!(
+                unavailable.cause,
+                Cause::AllUnready | Cause::AllEjected | Cause::NoEndpoints | Cause::Undiscovered
+            );
         self.attempts += 1;
         match self.retry_policy() {
             Some(policy) if in_vain && self.may_try_again(policy) && self.could_be_sent(policy) => Ok(()),

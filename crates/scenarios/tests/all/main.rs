@@ -1,6 +1,7 @@
 //! Stories of the whole mesh: real proxies and a fake control plane in one process, on loopback sockets.
 
 mod admin;
+mod breakers;
 mod churn;
 mod control;
 mod drain;
@@ -10,6 +11,7 @@ mod filters;
 mod forward_proxy;
 mod http1;
 mod inbound;
+mod matching;
 mod metrics;
 mod metrics_document;
 mod overrides;
