@@ -18,6 +18,10 @@ pub(crate) enum Case {
     PairHttp2,
     /// Opaque bytes through one proxy
     Tcp,
+    /// HTTP/1.1 through one proxy with 100 routes, of which the last matches
+    Routes,
+    /// HTTP/1.1 through two proxies, the second with 10,000 authorizations, of which the last admits
+    Authorizations,
     /// Resident memory: idle, and with idle connections
     Memory,
 }
@@ -32,11 +36,21 @@ pub(crate) enum Contender {
     Haproxy,
     Envoy,
     Weft,
+    /// Weft without the policy that a case is about.
+    Plain,
 }
 
 impl Case {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Http1, Self::Http2, Self::PairHttp1, Self::PairHttp2, Self::Tcp, Self::Memory];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Http1,
+        Self::Http2,
+        Self::PairHttp1,
+        Self::PairHttp2,
+        Self::Tcp,
+        Self::Routes,
+        Self::Authorizations,
+        Self::Memory,
+    ];
 
     /// As the command line and the raw figures call it.
     pub(crate) fn name(self) -> &'static str {
@@ -46,6 +60,8 @@ impl Case {
             Self::PairHttp1 => "pair-http1",
             Self::PairHttp2 => "pair-http2",
             Self::Tcp => "tcp",
+            Self::Routes => "routes",
+            Self::Authorizations => "authorizations",
             Self::Memory => "memory",
         }
     }
@@ -58,6 +74,8 @@ impl Case {
             Self::PairHttp1 => "HTTP/1, pair with mutual TLS",
             Self::PairHttp2 => "HTTP/2, pair with mutual TLS",
             Self::Tcp => "opaque TCP",
+            Self::Routes => "HTTP/1, one hop, 100 routes",
+            Self::Authorizations => "HTTP/1, pair with mutual TLS, 10,000 authorizations",
             Self::Memory => "resident memory",
         }
     }
@@ -70,7 +88,9 @@ impl Case {
     /// What is sent through it, with so many HTTP/2 streams on a connection.
     pub(crate) fn traffic(self, streams: usize) -> Traffic {
         match self {
-            Self::Http1 | Self::PairHttp1 | Self::Memory => Traffic::Http1,
+            Self::Http1 | Self::PairHttp1 | Self::Routes | Self::Authorizations | Self::Memory => {
+                Traffic::Http1
+            }
             Self::Http2 | Self::PairHttp2 => Traffic::Http2 { streams },
             Self::Tcp => Traffic::Tcp,
         }
@@ -81,7 +101,12 @@ impl Case {
     }
 
     pub(crate) fn is_pair(self) -> bool {
-        matches!(self, Self::PairHttp1 | Self::PairHttp2)
+        matches!(self, Self::PairHttp1 | Self::PairHttp2 | Self::Authorizations)
+    }
+
+    /// Whether it measures what a policy costs, with Weft alone.
+    pub(crate) fn is_policy(self) -> bool {
+        matches!(self, Self::Routes | Self::Authorizations)
     }
 
     /// Whom the others are compared with.
@@ -89,13 +114,14 @@ impl Case {
         match self {
             Self::Http1 | Self::Http2 | Self::Memory => Contender::Relay,
             Self::PairHttp1 | Self::PairHttp2 | Self::Tcp => Contender::Envoy,
+            Self::Routes | Self::Authorizations => Contender::Plain,
         }
     }
 }
 
 impl Contender {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Direct, Self::Relay, Self::Nginx, Self::Haproxy, Self::Envoy, Self::Weft];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Direct, Self::Relay, Self::Nginx, Self::Haproxy, Self::Envoy, Self::Plain, Self::Weft];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -105,6 +131,7 @@ impl Contender {
             Self::Haproxy => "HAProxy",
             Self::Envoy => "Envoy",
             Self::Weft => "Weft",
+            Self::Plain => "Weft, no policy",
         }
     }
 
@@ -115,7 +142,9 @@ impl Contender {
             Self::Direct => case != Case::Memory,
             Self::Relay => matches!(case, Case::Http1 | Case::Http2 | Case::Memory),
             Self::Nginx => matches!(case, Case::Http1 | Case::Memory),
-            Self::Haproxy | Self::Envoy | Self::Weft => true,
+            Self::Haproxy | Self::Envoy => !case.is_policy(),
+            Self::Weft => true,
+            Self::Plain => case.is_policy(),
         }
     }
 }
@@ -128,6 +157,8 @@ pub(crate) const GOALS: &[(Case, Contender, f64)] = &[
     (Case::PairHttp1, Contender::Envoy, 0.5),
     (Case::PairHttp2, Contender::Envoy, 0.6),
     (Case::Tcp, Contender::Envoy, 1.0),
+    (Case::Routes, Contender::Plain, 1.1),
+    (Case::Authorizations, Contender::Plain, 1.1),
 ];
 
 /// The same for memory, in KiB: idle, for a connection that has not spoken, for one used once.

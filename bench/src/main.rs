@@ -261,7 +261,7 @@ async fn layout(arguments: &Layout) -> Result<(), Failure> {
         weft.path = layout::watched(&binary, &workshop.dir)?;
     }
     let mut ran = layout::Ran::default();
-    for case in Case::ALL.into_iter().filter(|case| *case != Case::Memory) {
+    for case in Case::ALL.into_iter().filter(|case| *case != Case::Memory && !case.is_policy()) {
         let site = Site { app: &app, programs: &programs, seats, dir: workshop.dir.join(case.name()) };
         let running = contender::start(Contender::Weft, case, &site).await?;
         for pid in running.pids() {

@@ -81,7 +81,7 @@ pub(crate) fn is_present(contender: Contender, programs: &Programs) -> bool {
         Contender::Nginx => programs.nginx.is_some(),
         Contender::Haproxy => programs.haproxy.is_some(),
         Contender::Envoy => programs.envoy.is_some(),
-        Contender::Weft => programs.weft.is_some(),
+        Contender::Weft | Contender::Plain => programs.weft.is_some(),
     }
 }
 
@@ -103,7 +103,7 @@ pub(crate) async fn start(contender: Contender, case: Case, site: &Site<'_>) -> 
         Contender::Nginx => nginx::start(site).await,
         Contender::Haproxy => haproxy::start(case, site).await,
         Contender::Envoy => envoy::start(case, site).await,
-        Contender::Weft => weft::start(case, site).await,
+        Contender::Weft | Contender::Plain => weft::start(contender, case, site).await,
     }
 }
 

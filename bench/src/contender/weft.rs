@@ -6,6 +6,7 @@ use crate::case::{Case, Contender};
 use crate::failure::Failure;
 use crate::load::AUTHORITY;
 use crate::process::{Process, free_address};
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
@@ -15,10 +16,14 @@ const WORKLOAD: &str = "127.77.66.2";
 /// The port of an inbound proxy that control planes tell about workloads outside of clusters.
 const INBOUND_PORT: u16 = 4143;
 
-pub(super) async fn start(case: Case, site: &Site<'_>) -> Result<Running, Failure> {
+pub(super) async fn start(contender: Contender, case: Case, site: &Site<'_>) -> Result<Running, Failure> {
     let binary = installed(&site.programs.weft, Contender::Weft)?;
     let app = site.target(case);
-    let (control, address) = control(case, site, &manifests(case, app)).await?;
+    let mut manifests = manifests(case, app);
+    if contender == Contender::Weft {
+        manifests.push_str(&policy(case));
+    }
+    let (control, address) = control(case, site, &manifests).await?;
     let entry = free_address()?;
     let mut outbound = proxy_command(binary, site, "client", address)?;
     outbound.arg("--upstream").arg(format!("{entry}={AUTHORITY}:80"));
@@ -44,7 +49,7 @@ pub(super) async fn start(case: Case, site: &Site<'_>) -> Result<Running, Failur
         });
     }
     proxies.insert(0, started("outbound", site, &mut outbound).await?);
-    Ok(Running { contender: Contender::Weft, entry, proxies, _others: others, inner })
+    Ok(Running { contender, entry, proxies, _others: others, inner })
 }
 
 fn identity(account: &str) -> String {
@@ -122,6 +127,63 @@ async fn started(name: &str, site: &Site<'_>, command: &mut Command) -> Result<P
     let mut process = site.proxy(name, command)?;
     process.ready(admin, "/ready").await?;
     Ok(process)
+}
+
+/// What a case is about beside the service.
+fn policy(case: Case) -> String {
+    let mut text = String::new();
+    match case {
+        Case::Routes => {
+            // A mesh's usual mixture, with the one that the load meets at the end: paths that never match, and headers
+            // that are looked for on every path.
+            let matches = |number: usize| match number % 3 {
+                0 => format!("path: {{type: Exact, value: /exact/{number}}}"),
+                1 => format!("path: {{type: PathPrefix, value: /prefix/{number}}}"),
+                _ => format!("headers: [{{name: x-tenant, value: \"{number}\"}}]"),
+            };
+            for number in 0..100 {
+                let matches =
+                    if number == 99 { "path: {type: PathPrefix, value: /}".into() } else { matches(number) };
+                let _ = write!(
+                    text,
+                    "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: route-{number:02}, namespace: default}}
+spec:
+  parentRefs: [{{group: core, kind: Service, name: web, port: 80}}]
+  rules: [{{matches: [{{{matches}}}], backendRefs: [{{name: web, port: 80}}]}}]
+"
+                );
+            }
+        }
+        Case::Authorizations => {
+            text.push_str(
+                "---
+apiVersion: policy.linkerd.io/v1beta3
+kind: Server
+metadata: {name: web, namespace: default}
+spec: {externalWorkloadSelector: {matchLabels: {app: web}}, port: http, proxyProtocol: unknown}
+",
+            );
+            for number in 0..10_000 {
+                let account = if number == 9_999 { "client".into() } else { format!("account-{number:04}") };
+                let _ = write!(
+                    text,
+                    "---
+apiVersion: policy.linkerd.io/v1alpha1
+kind: AuthorizationPolicy
+metadata: {{name: policy-{number:04}, namespace: default}}
+spec:
+  targetRef: {{group: policy.linkerd.io, kind: Server, name: web}}
+  requiredAuthenticationRefs: [{{kind: ServiceAccount, name: {account}}}]
+"
+                );
+            }
+        }
+        _ => {}
+    }
+    text
 }
 
 /// One service. In a pair its endpoint is a workload of the mesh, otherwise an address that is not of it.

@@ -11,6 +11,7 @@ mod filters;
 mod forward_proxy;
 mod http1;
 mod inbound;
+mod manifests;
 mod matching;
 mod metrics;
 mod metrics_document;
