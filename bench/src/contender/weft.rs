@@ -7,19 +7,22 @@ use crate::failure::Failure;
 use crate::load::AUTHORITY;
 use crate::process::{Process, free_address};
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
-/// The workload's own address: peers reach it there, and the inbound proxy listens there.
-const WORKLOAD: &str = "127.77.66.2";
+/// The workload's own address: peers reach it there, and the inbound proxy listens there. Two pairs may run at a time.
+fn workload(contender: Contender) -> IpAddr {
+    IpAddr::from([127, 77, 66, if contender == Contender::Plain { 3 } else { 2 }])
+}
+
 /// The port of an inbound proxy that control planes tell about workloads outside of clusters.
 const INBOUND_PORT: u16 = 4143;
 
 pub(super) async fn start(contender: Contender, case: Case, site: &Site<'_>) -> Result<Running, Failure> {
     let binary = installed(&site.programs.weft, Contender::Weft)?;
     let app = site.target(case);
-    let mut manifests = manifests(case, app);
+    let mut manifests = manifests(case, app, workload(contender));
     if contender == Contender::Weft {
         manifests.push_str(&policy(case));
     }
@@ -32,8 +35,7 @@ pub(super) async fn start(contender: Contender, case: Case, site: &Site<'_>) -> 
     let mut proxies = Vec::new();
     let mut inner = None;
     if case.is_pair() {
-        let tls =
-            SocketAddr::new(WORKLOAD.parse().map_err(|_| Failure::Machine(WORKLOAD.into()))?, INBOUND_PORT);
+        let tls = SocketAddr::new(workload(contender), INBOUND_PORT);
         // The workload's address as unmeshed clients would use it, and how the proxy finds the application.
         let bypass = SocketAddr::new(tls.ip(), app.port());
         let mut inbound = proxy_command(binary, site, "web", address)?;
@@ -187,7 +189,7 @@ spec:
 }
 
 /// One service. In a pair its endpoint is a workload of the mesh, otherwise an address that is not of it.
-fn manifests(case: Case, app: SocketAddr) -> String {
+fn manifests(case: Case, app: SocketAddr, workload: IpAddr) -> String {
     let (ip, port) = (app.ip(), app.port());
     let opaque =
         if case == Case::Tcp { ", annotations: {config.linkerd.io/opaque-ports: \"80\"}" } else { "" };
@@ -206,7 +208,7 @@ kind: ExternalWorkload
 metadata: {{name: web, namespace: default, labels: {{app: web}}}}
 spec:
   meshTLS: {{identity: {identity}, serverName: {identity}}}
-  workloadIPs: [{{ip: {WORKLOAD}}}]
+  workloadIPs: [{{ip: {workload}}}]
   ports: [{{name: http, port: {port}}}]
 status: {{conditions: [{{type: Ready, status: \"True\"}}]}}
 "

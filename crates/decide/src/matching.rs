@@ -76,6 +76,7 @@ pub struct Matcher {
     pub(crate) routes: Vec<CompiledRoute>,
     /// Where there are many matches: which of them a path can meet.
     places: Option<Places>,
+    needed: Needed,
 }
 
 /// A route's hosts and its rules' matches, compiled.
@@ -164,8 +165,9 @@ impl Matcher {
             }
             compiled.push(CompiledRoute { hosts: route.hosts.clone(), rules });
         }
-        let places = Places::of(placed(&compiled));
-        Ok(Self { routes: compiled, places })
+        let mut needed = Needed::default();
+        let places = Places::of(placed(&compiled, &mut needed));
+        Ok(Self { routes: compiled, places, needed })
     }
 
     /// The best rule for the request, if any matches.
@@ -198,7 +200,11 @@ impl Matcher {
     fn find_among(&self, places: &Places, request: &RequestView<'_>) -> Option<Matched> {
         let mut best: Option<(Rank, Place, Option<usize>)> = None;
         let host = LazyCell::new(|| request.host());
+        let mut there = There::default();
         places.each(request.uri.path(), |place| {
+            if !self.needed.is_met(place.needs, request.headers, &mut there) {
+                return;
+            }
             let Some(route) = self.routes.get(place.route as usize) else { return };
             let Some(matches) = route.rules.get(place.rule as usize) else { return };
             let found = match matches.get(place.of as usize) {
@@ -220,17 +226,68 @@ impl Matcher {
     }
 }
 
+/// Names of headers that matches want, each of which is looked for once in a request however many want it.
+#[derive(Debug, Default)]
+struct Needed(Vec<http::HeaderName>);
+
+/// What is known of a request: a bit for each of the names that was looked for, and for each that is there.
+#[derive(Default)]
+struct There {
+    looked: u64,
+    found: u64,
+}
+
+impl Needed {
+    /// More names than this are not told apart: their matches are compared in full.
+    const MOST: usize = u64::BITS as usize;
+
+    /// The number of the first header that a match wants; 0 for none.
+    fn number(&mut self, of: &CompiledMatch) -> u8 {
+        let (CompiledMatch::Http { headers, .. } | CompiledMatch::Grpc { headers, .. }) = of;
+        let Some(first) = headers.first() else { return 0 };
+        let known = self.0.iter().position(|name| *name == first.name);
+        let at = known.unwrap_or_else(|| {
+            if self.0.len() < Self::MOST {
+                self.0.push(first.name.clone());
+            }
+            self.0.len() - 1
+        });
+        let held = self.0.get(at).is_some_and(|name| *name == first.name);
+        if held { u8::try_from(at + 1).unwrap_or(0) } else { 0 }
+    }
+
+    fn is_met(&self, number: u8, headers: &HeaderMap, there: &mut There) -> bool {
+        let Some(name) = usize::from(number).checked_sub(1).and_then(|at| self.0.get(at)) else {
+            return true;
+        };
+        let bit = 1 << (number - 1);
+        if there.looked & bit == 0 {
+            there.looked |= bit;
+            if headers.contains_key(name) {
+                there.found |= bit;
+            }
+        }
+        there.found & bit != 0
+    }
+}
+
 /// Every match with the paths that it can meet.
-fn placed(routes: &[CompiledRoute]) -> Vec<(Place, Paths)> {
+fn placed(routes: &[CompiledRoute], needed: &mut Needed) -> Vec<(Place, Paths)> {
     let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let mut all = Vec::new();
     for (route, compiled) in routes.iter().enumerate() {
         for (rule, matches) in compiled.rules.iter().enumerate() {
-            let place = |of: usize| Place { route: number(route), rule: number(rule), of: number(of) };
+            let place = |of: usize, needs: u8| Place {
+                route: number(route),
+                rule: number(rule),
+                of: number(of),
+                needs,
+            };
             if matches.is_empty() {
-                all.push((place(0), Paths::Any));
+                all.push((place(0, 0), Paths::Any));
             }
-            all.extend(matches.iter().enumerate().map(|(of, one)| (place(of), paths(one))));
+            let each = matches.iter().enumerate();
+            all.extend(each.map(|(of, one)| (place(of, needed.number(one)), paths(one))));
         }
     }
     all

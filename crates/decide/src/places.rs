@@ -16,6 +16,9 @@ pub(crate) struct Place {
     pub(crate) rule: u32,
     /// Beyond the last match, for a rule that has none.
     pub(crate) of: u32,
+    /// The number of a header that must be there at all, 0 for none; it takes no part in the order, as no two matches have
+    /// the rest in common.
+    pub(crate) needs: u8,
 }
 
 /// The paths that a match can meet.
@@ -91,7 +94,7 @@ mod tests {
             Paths::Exact("/x".into()),
             Paths::Below("/x".into()),
         ];
-        let place = |route: usize| Place { route: u32::try_from(route).unwrap(), rule: 0, of: 0 };
+        let place = |route: usize| Place { route: u32::try_from(route).unwrap(), rule: 0, of: 0, needs: 0 };
         let places =
             Places::of(keys.into_iter().enumerate().map(|(n, key)| (place(n), key)).collect()).unwrap();
         let mut found = Vec::new();
@@ -115,6 +118,6 @@ mod tests {
 
     #[test]
     fn few_matches_are_not_sorted() {
-        assert!(Places::of(vec![(Place { route: 0, rule: 0, of: 0 }, Paths::Any); FEW]).is_none());
+        assert!(Places::of(vec![(Place { route: 0, rule: 0, of: 0, needs: 0 }, Paths::Any); FEW]).is_none());
     }
 }

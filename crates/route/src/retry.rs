@@ -173,19 +173,38 @@ mod tests {
 
     #[test]
     fn amplification_never_exceeds_the_budget_in_any_window() {
-        let start = Instant::now();
         let mut rng = fastrand::Rng::with_seed(7);
-        let b = budget(0.2, 1, 10, start);
-        let (mut now, mut requests, mut retries) = (start, 0u64, 0u64);
-        for _ in 0..50_000 {
-            now += Duration::from_micros(rng.u64(0..2000));
-            b.deposit(now);
-            requests += 1;
-            if b.withdraw(now) {
-                retries += 1;
+        for _ in 0..60 {
+            let (ratio, least) = (rng.u32(..300) as f32 / 100.0, rng.u32(..5));
+            let ttl = Duration::from_secs(rng.u64(1..=20));
+            let settings = RetryBudget { ttl, min_per_second: least, ratio };
+            let start = Instant::now();
+            let budget = Budget::new(&settings, start);
+            let (mut now, mut requests, mut retries) = (start, Vec::new(), Vec::new());
+            // Crowds and lulls, and every request that may retries as often as it may.
+            let mut pace = 1000;
+            for _ in 0..3000 {
+                if rng.u8(..50) == 0 {
+                    pace = [10, 1000, 100_000][rng.usize(..3)];
+                }
+                now += Duration::from_micros(rng.u64(..pace));
+                budget.deposit(now);
+                requests.push(now);
+                while rng.bool() && budget.withdraw(now) {
+                    retries.push(now);
+                }
+            }
+            // In whatever window of the budget's length: what came in it and in the slot that it began in pays for it.
+            let slot = ttl / SLOTS as u32;
+            let reserve = f64::from(least) * ttl.as_secs_f64();
+            for end in retries.iter().step_by(7) {
+                let within = |list: &[Instant], length: Duration| {
+                    list.iter().filter(|at| **at <= *end && *end - **at < length).count() as f64
+                };
+                let allowed = f64::from(ratio) * within(&requests, ttl + slot) + reserve;
+                let spent = within(&retries, ttl - slot);
+                assert!(spent <= allowed + 1e-3, "{spent} retries, {allowed} allowed: {settings:?}");
             }
         }
-        let windows = now.duration_since(start).as_secs_f64() / 10.0 + 1.0;
-        assert!(retries as f64 <= 0.2 * requests as f64 + 10.0 * windows * 1.2, "{retries} of {requests}");
     }
 }
