@@ -1,5 +1,6 @@
 //! Stories of the whole mesh: real proxies and a fake control plane in one process, on loopback sockets.
 
+mod access;
 mod admin;
 mod breakers;
 mod churn;

@@ -1,6 +1,6 @@
 //! The whole chain: manifests on disk, the real control plane, real proxies, and traffic that never stops.
 
-use crate::world::proxy_of;
+use crate::world::{elsewhere, proxy_of};
 use bytes::Bytes;
 use http::Response;
 use std::collections::BTreeSet;
@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::net::TcpSocket;
 use weft_control::{Control, Options};
 use weft_net::body::Body;
 use weft_testkit::application::{Application, takes};
@@ -132,20 +131,6 @@ impl Server {
              status: {{conditions: [{{type: Ready, status: \"{ready}\"}}]}}\n"
         )
     }
-}
-
-/// Relays connections to `to` as if they came from another host.
-async fn elsewhere(to: SocketAddr) -> Application {
-    Application::tcp(move |mut tcp| async move {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-        let _ = tcp.set_nodelay(true);
-        if let Ok(mut server) = socket.connect(to).await {
-            let _ = server.set_nodelay(true);
-            let _ = tokio::io::copy_bidirectional(&mut tcp, &mut server).await;
-        }
-    })
-    .await
 }
 
 fn service(name: &str, selector: &str) -> String {
@@ -493,4 +478,28 @@ async fn under_random_manifests_no_request_fails_that_no_manifest_in_force_would
     }
     let answered = traffic.end().await;
     assert!(answered > 1000, "{answered}");
+}
+
+#[tokio::test]
+async fn probes_pass_where_everything_else_is_denied() {
+    let town = Town::new().await;
+    let deny = "config.linkerd.io/default-inbound-policy: deny, weft/probes: app/healthz";
+    let manifest = town.servers[0].manifest("True");
+    let annotated =
+        manifest.replace("namespace: default,", &format!("namespace: default, annotations: {{{deny}}},"));
+    assert_ne!(manifest, annotated);
+    town.put("web-1.yaml", &[annotated]);
+    let at = town.servers[0].proxy.bind();
+    let ask = async |path: &str| {
+        let mut raw = Raw::connect_from("127.0.0.2".parse().unwrap(), at).await;
+        raw.send(format!("GET {path} HTTP/1.1\r\nhost: web\r\n\r\n")).await;
+        raw.answer().await.status
+    };
+    until("the policy is in force", async || ask("/").await != 200).await;
+    assert_eq!(
+        (ask("/healthz").await, ask("/healthz/deep").await),
+        (200, 403),
+        "the path that is named, and no other"
+    );
+    assert_eq!(ask("/").await, 403);
 }

@@ -2,11 +2,15 @@
 
 use crate::world::{Pair, WEB, plain};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use weft_model::policy::{OutboundProtocol, TcpRoute};
 use weft_model::profile::Profile;
+use weft_model::route::{Dispatch, Distribution, Filter, Queue};
 use weft_testkit::application::Application;
 use weft_testkit::client::Raw;
 use weft_testkit::hello::{client_hello, records};
+use weft_testkit::mesh::{Mesh, Running};
 use weft_testkit::plane::Said;
+use weft_testkit::policy::{backend, policy, tcp_route, to};
 
 /// Reads all that comes and then answers how much it was.
 async fn counting() -> Application {
@@ -104,4 +108,30 @@ async fn bytes_half_close_through_two_proxies_in_either_order() {
     assert_eq!(raw.rest().await, b"bye", "the server was done first");
     raw.send(b" still here").await;
     raw.finish().await;
+}
+
+/// A proxy whose policy relays bytes by this route.
+async fn relaying(route: TcpRoute, app: &Application) -> (Mesh, Running) {
+    let (mesh, proxy) = plain(&[app], &[]).await;
+    mesh.facts.outbound(WEB, Said::Told(policy(OutboundProtocol::Opaque(vec![route]))));
+    (mesh, proxy)
+}
+
+#[tokio::test]
+async fn a_route_that_refuses_bytes_closes_their_connections_and_is_counted_by_its_reason() {
+    let app = Application::tcp(|tcp| async move { drop(tcp) }).await;
+    let none = backend("none", Queue::default(), Dispatch::Missing);
+    for (filters, backends, code) in [
+        (vec![Filter::Forbidden], to(WEB), "forbidden"),
+        (vec![Filter::Invalid { message: "no such thing".into() }], to(WEB), "invalid-policy"),
+        (vec![], Distribution::FirstAvailable(vec![none]), "no-dispatcher"),
+        (vec![], Distribution::Empty, "no-backend"),
+    ] {
+        let route = TcpRoute { filters, backends, ..tcp_route("opaque", &[], Distribution::Empty) };
+        let (_mesh, proxy) = relaying(route, &app).await;
+        let mut raw = Raw::connect(proxy.upstream()).await;
+        assert_eq!(raw.rest().await, b"", "{code}");
+        let label = format!("code=\"{code}\"");
+        assert_eq!(proxy.metric("weft_reasons_total", &[&label]).await, 1.0, "{code}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::net::TcpSocket;
 use weft_model::destination::EndpointInfo;
 use weft_model::meta::Meta;
 use weft_model::policy::{
@@ -130,4 +131,18 @@ pub(crate) async fn either_side(list: Vec<Route>, app: &Application) -> [(Mesh, 
     let (other, server) = guarded(inbound, app).await;
     let (outbound, inbound) = (client.upstream(), server.bind());
     [(mesh, client, outbound), (other, server, inbound)]
+}
+
+/// Relays connections to `to` as if they came from another host.
+pub(crate) async fn elsewhere(to: SocketAddr) -> Application {
+    Application::tcp(move |mut tcp| async move {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let _ = tcp.set_nodelay(true);
+        if let Ok(mut server) = socket.connect(to).await {
+            let _ = server.set_nodelay(true);
+            let _ = tokio::io::copy_bidirectional(&mut tcp, &mut server).await;
+        }
+    })
+    .await
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const WEFT: &str = env!("CARGO_BIN_EXE_weft");
@@ -69,7 +70,8 @@ fn ip(arguments: &str) {
 
 impl Net {
     fn new() -> Self {
-        let id = std::process::id();
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let id = format!("{}{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let hosts = ["workload", "other"].map(|host| format!("weft-{host}-{id}"));
         let directory = std::env::temp_dir().join(format!("weft-redirected-{id}"));
         fs::create_dir_all(directory.join("manifests")).unwrap();
@@ -235,4 +237,71 @@ fn redirected_connections_of_both_families_lead_where_they_were_meant_to() {
     assert!(direct.stdout.is_empty(), "{direct:?}");
     let own = net.exchange(0, "0", "127.0.0.1 4140", request);
     assert!(own.stdout.is_empty(), "{own:?}");
+}
+
+#[test]
+fn what_leaves_the_mesh_is_denied_or_allowed_by_its_egress_network() {
+    if let Some(why) = missing() {
+        return println!("skipped: {why}");
+    }
+    let mut net = Net::new();
+    // Somewhere outside of what clusters use.
+    for (number, host) in net.hosts.iter().enumerate() {
+        let wires = Command::new("ip").args(["-n", host, "-o", "link"]).output().unwrap().stdout;
+        let wires = String::from_utf8_lossy(&wires).into_owned();
+        let wire = wires.split([' ', '@']).find(|word| word.starts_with("weft")).unwrap().to_owned();
+        ip(&format!("-n {host} address add 203.0.113.{}/24 dev {wire}", number + 1));
+    }
+    for (port, speaks) in [(9000, "http"), (9001, "lines")] {
+        net.start(1, &["demo-app", &format!("--speaks={speaks}"), &format!("--listen=203.0.113.2:{port}")]);
+        net.listens(1, "203.0.113.2", port);
+    }
+    let put = |net: &Net, name: &str, text: &str| {
+        let (partial, path) = (net.path("manifests/.partial"), net.path(&format!("manifests/{name}")));
+        fs::write(&partial, text).unwrap();
+        fs::rename(partial, path).unwrap();
+    };
+    let network = |policy: &str| {
+        format!(
+            "apiVersion: policy.linkerd.io/v1alpha1\nkind: EgressNetwork\n\
+             metadata: {{name: out, namespace: default}}\nspec: {{trafficPolicy: {policy}}}\n"
+        )
+    };
+    put(&net, "network.yaml", &network("Deny"));
+    net.mesh();
+    net.redirect();
+
+    let ask = |net: &Net, path: &str| {
+        let request =
+            format!("GET {path} HTTP/1.1\\r\\nhost: out.example\\r\\nconnection: close\\r\\n\\r\\n");
+        let answer = net.exchange(0, APPLICATION, "203.0.113.2 9000", &request).stdout;
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let until = |net: &Net, path: &str, wanted: &str| {
+        let began = Instant::now();
+        loop {
+            let answer = ask(net, path);
+            if answer.contains(wanted) {
+                return answer;
+            }
+            assert!(began.elapsed() < PATIENCE, "{path} is not answered with {wanted}: {answer}");
+        }
+    };
+    let denied = until(&net, "/", "HTTP/1.1 403");
+    assert!(denied.contains("weft-reason: forbidden; hop=outbound"), "{denied}");
+    // Bytes are refused without a word.
+    let bytes = net.exchange(0, APPLICATION, "203.0.113.2 9001", "hello, world and all who are in it\\n");
+    assert!(bytes.stdout.is_empty(), "{bytes:?}");
+    assert!(net.page("/metrics").contains("code=\"forbidden\""));
+    // A route opens what it names, and no more.
+    let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+        metadata: {name: open, namespace: default}\nspec:\n  \
+        parentRefs: [{group: policy.linkerd.io, kind: EgressNetwork, name: out, port: 9000}]\n  \
+        rules:\n  - matches: [{path: {type: PathPrefix, value: /open}}]\n    \
+        backendRefs: [{group: policy.linkerd.io, kind: EgressNetwork, name: out, port: 9000}]\n";
+    put(&net, "route.yaml", route);
+    until(&net, "/open/door", "HTTP/1.1 200");
+    until(&net, "/", "HTTP/1.1 403");
+    put(&net, "network.yaml", &network("Allow"));
+    until(&net, "/", "HTTP/1.1 200");
 }
