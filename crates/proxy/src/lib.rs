@@ -25,6 +25,7 @@ mod oversize;
 mod pace;
 mod passage;
 mod permit;
+mod ports;
 mod prepare;
 mod received;
 mod reply;

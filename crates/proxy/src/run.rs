@@ -10,6 +10,7 @@ use crate::authz::Authz;
 use crate::gauges;
 use crate::limits::Limit;
 use crate::listen::{AcceptMetrics, Accepted, Bounds, Listener, Role};
+use crate::ports::Ports;
 use crate::report::Reports;
 use crate::serve;
 use crate::target::{Aim, Each, OwnAddresses};
@@ -29,7 +30,7 @@ use weft_discover::channel::{
     self, ChannelSettings, ClientCertificate, Controller as Which, Replicas, Security,
 };
 use weft_discover::compile::{Compiler, Feed};
-use weft_discover::destination::{Destinations, Held, Keep, Port};
+use weft_discover::destination::{Destinations, Held};
 use weft_discover::lookup::Discover;
 use weft_discover::received::Received;
 use weft_discover::source::Controllers;
@@ -497,7 +498,7 @@ struct Accepting {
 impl Accepting {
     /// Waits for the first certificate, then accepts on every listener until the proxy drains.
     async fn run(self, store: Store) {
-        let ports = Arc::new(Ports::new(&self));
+        let ports = Arc::new(ports(&self));
         ports.watch_binds();
         let mut waiting = tokio::time::interval(Duration::from_secs(15));
         waiting.tick().await;
@@ -546,50 +547,14 @@ impl Accepting {
 }
 
 /// The workload's ports: which application answers on each.
-struct Ports {
-    destinations: Destinations,
-    inbound_port: u16,
-    binds: Vec<(u16, SocketAddr)>,
-    permanent: std::collections::BTreeSet<NonZeroU16>,
-    ips: std::collections::BTreeSet<IpAddr>,
-}
-
-impl Ports {
-    fn new(accepting: &Accepting) -> Self {
-        let port = |listener: &Listener| listener.local_addr().map(|a| a.port()).unwrap_or_default();
-        Self {
-            destinations: accepting.destinations.clone(),
-            inbound_port: port(&accepting.inbound),
-            binds: accepting.binds.iter().map(|(listener, app)| (port(listener), *app)).collect(),
-            permanent: accepting.shared.settings.inbound_policy.ports.clone(),
-            ips: accepting.shared.settings.inbound_policy.ips.clone(),
-        }
-    }
-
-    /// Asks for the policies of the explicit ports from the start, so that no connection meets the default one.
-    fn watch_binds(&self) {
-        // What a full cache has no room for is told to whoever connects.
-        self.binds.iter().for_each(|(port, app)| drop(self.held(*port, *app)));
-    }
-
-    fn held(&self, port: u16, app: SocketAddr) -> Option<Held> {
-        let bound = self.binds.iter().any(|(p, _)| *p == port);
-        let keep = if bound || NonZeroU16::new(port).is_some_and(|p| self.permanent.contains(&p)) {
-            Keep::Forever
-        } else {
-            Keep::WhileUsed
-        };
-        self.destinations.inbound(&Port { port, app }, keep).ok()
-    }
-
-    /// The application behind a port that a meshed peer named: an explicit bind's, else the same port on the
-    /// address that the peer connected to. `None`: the proxy itself.
-    fn named(&self, port: u16, local: IpAddr) -> Option<Held> {
-        if port == self.inbound_port {
-            return None;
-        }
-        let bound = self.binds.iter().find(|(p, _)| *p == port).map(|(_, app)| *app);
-        self.held(port, bound.unwrap_or(SocketAddr::new(local, port)))
+fn ports(accepting: &Accepting) -> Ports {
+    let port = |listener: &Listener| listener.local_addr().map(|a| a.port()).unwrap_or_default();
+    Ports {
+        destinations: accepting.destinations.clone(),
+        inbound_port: port(&accepting.inbound),
+        binds: accepting.binds.iter().map(|(listener, app)| (port(listener), *app)).collect(),
+        permanent: accepting.shared.settings.inbound_policy.ports.clone(),
+        ips: accepting.shared.settings.inbound_policy.ips.clone(),
     }
 }
 
