@@ -216,7 +216,7 @@ pub(crate) fn accepted(client: &Client, aim: &Aim) -> Pairs {
     };
     let mut labels = match (&plan, aim) {
         (Some(plan), _) => server(aim.addr(), plan),
-        (None, Aim::One(held)) => target_of(held.addr()),
+        (None, Aim::One(held) | Aim::Ingress(_, held)) => target_of(held.addr()),
         // Each of its requests leads somewhere else.
         (None, Aim::Each(_)) => Pairs::new(),
     };

@@ -35,7 +35,7 @@ use weft_connect::error::{SendError, SendFailure, Whereabouts};
 use weft_decide::classify::Class;
 use weft_decide::filter::{self, Outcome};
 use weft_decide::matching::RequestView;
-use weft_discover::plan::{Choice, Meshed, Rule, RuleBackend, Upstream};
+use weft_discover::plan::{Choice, Meshed, Protocol, Rule, RuleBackend, Upstream};
 use weft_model::reason::{Code, Evidence, Hop, Phase, Reason};
 use weft_net::body::{Body, Reset};
 use weft_route::frames::FrameSizes;
@@ -134,12 +134,17 @@ async fn exchange(
     let admitted = Admitted::of(via).ok_or_else(|| via.client.reason(Code::Overloaded, Phase::Head))?;
     let wish = prepare::incoming(via, request)?;
     let plan = {
-        let held = via.aim.held(&via.client, request)?;
+        let held = via.aim.held(&via.client, request, wish.named.as_ref())?;
         match held.plan_now() {
             Some(plan) => plan,
             None => Box::pin(target::awaited(&via.client, &held, via.patience())).await?,
         }
     };
+    if wish.named.is_some() && plan.protocol == Protocol::Opaque {
+        // As the peer does: who names a destination of bytes for a request is told, and not sent elsewhere.
+        let reason = via.client.reason(Code::InvalidPolicy, Phase::Discovery);
+        return Err(reason.detail("the destination of `l5d-dst-override` speaks no HTTP").into());
+    }
     let table = if request.version() == Version::HTTP_2 { &plan.http2 } else { &plan.http1 };
     let view = RequestView::of(request);
     let found = table.find(&view).ok_or_else(|| permit::no_route(via, &plan, (table, &view)))?;

@@ -19,6 +19,8 @@ pub(crate) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("l5d-pro
 pub(crate) const ORIG_PROTO: HeaderName = HeaderName::from_static("l5d-orig-proto");
 /// Identity that the endpoint must have.
 pub(crate) const REQUIRE_ID: HeaderName = HeaderName::from_static("l5d-require-id");
+/// Where a request is to go, in ingress mode.
+pub(crate) const DST_OVERRIDE: HeaderName = HeaderName::from_static("l5d-dst-override");
 /// The service that a request was meant for.
 pub(crate) const DST_CANONICAL: HeaderName = HeaderName::from_static("l5d-dst-canonical");
 /// Why the mesh answered.

@@ -25,6 +25,8 @@ pub(crate) struct Wish {
     pub(crate) upgrade: Option<tunnel::Side>,
     /// Whom the endpoint must be (`l5d-require-id`).
     pub(crate) require_id: Option<HeaderValue>,
+    /// Where it is to go (`l5d-dst-override`), in ingress mode.
+    pub(crate) named: Option<HeaderValue>,
     /// Whether it came with headers of the mesh.
     pub(crate) meshes: Meshes,
 }
@@ -45,10 +47,14 @@ pub(crate) fn incoming(via: &Via, request: &mut Request<Body>) -> Result<Wish, R
         Meshes::Some => request.headers_mut().remove(headers::REQUIRE_ID),
         Meshes::None => None,
     };
+    let named = match (&via.aim, meshes) {
+        (Aim::Ingress(..), Meshes::Some) => request.headers_mut().remove(headers::DST_OVERRIDE),
+        _ => None,
+    };
     if via.client.hop == Hop::Inbound {
         headers::set_client_id(request.headers_mut(), via.client.peer.id());
     }
-    Ok(Wish { switch, upgrade, require_id, meshes })
+    Ok(Wish { switch, upgrade, require_id, named, meshes })
 }
 
 /// An absolute target stays absolute on its way, except that a client of the forward proxy writes one only
@@ -57,7 +63,7 @@ fn shape_target<B>(via: &Via, request: &mut Request<B>) {
     if request.version() == Version::HTTP_2 || request.uri().scheme().is_none() {
         return;
     }
-    if matches!(via.aim, Aim::One(_)) {
+    if matches!(via.aim, Aim::One(_) | Aim::Ingress(..)) {
         request.extensions_mut().insert(AbsoluteForm);
         return;
     }

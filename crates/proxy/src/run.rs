@@ -13,7 +13,7 @@ use crate::listen::{AcceptMetrics, Accepted, Bounds, Listener, Role};
 use crate::ports::Ports;
 use crate::report::Reports;
 use crate::serve;
-use crate::target::{Aim, Each, OwnAddresses};
+use crate::target::{Aim, Leads, OwnAddresses};
 use crate::via::{Drains, Shared};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
@@ -48,7 +48,7 @@ use weft_net::original::original_dst;
 use weft_net::stream::Stream;
 use weft_route::metrics::Metrics;
 use weft_route::retry::Budget;
-use weft_settings::{Controller, Direction, IdentitySource, Settings};
+use weft_settings::{Controller, Direction, IdentitySource, Mode, Settings};
 use weft_telemetry::log::LogLevel;
 use weft_telemetry::{Limits, Registry};
 use weft_wire::services::Channel;
@@ -508,27 +508,29 @@ impl Accepting {
                 _ = waiting.tick() => tracing::warn!("waiting for a certificate; no traffic is accepted yet"),
             }
         }
+        let limit = self.shared.settings.limits.destinations_per_connection;
+        let beyond = self.shared.reports.limits.counter(Limit::DestinationsPerConnection, Hop::Outbound);
+        let each = Leads { destinations: self.destinations.clone(), own: self.own.clone(), limit, beyond };
+        let ingress = (self.shared.settings.mode == Mode::Ingress).then(|| Arc::new(each.clone()));
         for listener in self.outbound {
-            let (shared, destinations, own) =
-                (self.shared.clone(), self.destinations.clone(), self.own.clone());
+            let (shared, destinations) = (self.shared.clone(), self.destinations.clone());
+            let own = (self.own.clone(), ingress.clone());
             tokio::spawn(listener.run(self.shared.clone(), self.metrics.clone(), move |accepted| {
                 captured(shared.clone(), destinations.clone(), own.clone(), accepted)
             }));
         }
         for (listener, dst) in self.upstreams {
             let (shared, destinations) = (self.shared.clone(), self.destinations.clone());
+            let ingress = ingress.clone();
             tokio::spawn(listener.run(self.shared.clone(), self.metrics.clone(), move |accepted| {
-                outbound(shared.clone(), destinations.outbound(&dst).ok(), accepted)
+                let held = destinations.outbound(&dst).ok();
+                outbound(shared.clone(), (held, ingress.clone()), accepted)
             }));
         }
         if let Some(listener) = self.forward_proxy {
-            let (shared, destinations, own) =
-                (self.shared.clone(), self.destinations.clone(), self.own.clone());
-            let limit = shared.settings.limits.destinations_per_connection;
-            let beyond = shared.reports.limits.counter(Limit::DestinationsPerConnection, Hop::Outbound);
+            let shared = self.shared.clone();
             tokio::spawn(listener.run(self.shared.clone(), self.metrics.clone(), move |accepted| {
-                let aim = Aim::Each(Each::new(destinations.clone(), own.clone(), limit, beyond.clone()));
-                serve::forward_proxy(shared.clone(), accepted.into(), aim)
+                serve::forward_proxy(shared.clone(), accepted.into(), Aim::Each(each.each()))
             }));
         }
         for (listener, app) in self.binds {
@@ -562,14 +564,14 @@ fn ports(accepting: &Accepting) -> Ports {
 fn captured(
     shared: Arc<Shared>,
     destinations: Destinations,
-    own: OwnAddresses,
+    (own, ingress): (OwnAddresses, Option<Arc<Leads>>),
     accepted: Accepted,
 ) -> impl Future<Output = ()> + Send {
     // Found before the future begins, which waits for the client and should hold no more than it needs for that.
     let found = captured_for(&shared, (&destinations, &own), &accepted);
     async move {
         if let Some(held) = found {
-            outbound(shared, held, accepted).await;
+            outbound(shared, (held, ingress), accepted).await;
         }
     }
 }
@@ -594,9 +596,13 @@ fn captured_for(
     }
 }
 
-async fn outbound(shared: Arc<Shared>, held: Option<Held>, accepted: Accepted) {
+async fn outbound(
+    shared: Arc<Shared>,
+    (held, ingress): (Option<Held>, Option<Arc<Leads>>),
+    accepted: Accepted,
+) {
     match held {
-        Some(held) => serve::outbound(shared, accepted.into(), held).await,
+        Some(held) => serve::outbound(shared, accepted.into(), (held, ingress)).await,
         None => full(&shared, Hop::Outbound, accepted.client),
     }
 }

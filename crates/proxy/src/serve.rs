@@ -16,7 +16,7 @@ use crate::oversize;
 use crate::pace;
 use crate::received::LastName;
 use crate::reply::{self, Carried, Form, Grpc};
-use crate::target::Aim;
+use crate::target::{Aim, Leads};
 use crate::via::{Closing, Shared, Via};
 use http::{Method, Request, Response, StatusCode};
 use hyper::server::conn::{http1, http2};
@@ -63,13 +63,21 @@ pub(crate) enum Http {
     Two,
 }
 
-/// A connection of the application, meant for `held`.
-pub(crate) async fn outbound(shared: Arc<Shared>, incoming: Incoming, held: Held) {
+/// A connection of the application, meant for `held`; in ingress mode its requests may be meant for others.
+pub(crate) async fn outbound(
+    shared: Arc<Shared>,
+    incoming: Incoming,
+    (held, ingress): (Held, Option<Arc<Leads>>),
+) {
     let Incoming { stream, client } = incoming;
     let reports = shared.clone();
     let via = |aim| Via::new(shared.clone(), Hop::Outbound, client, Peer::Plain(NoTls::Loopback), aim);
     let detect_timeout = shared.settings.outbound.detect_timeout;
-    let protocol = protocol(&shared, &held, detect_timeout).await;
+    // What an ingress gets is looked at first, since requests are looked up one by one (§3.10).
+    let protocol = match &ingress {
+        Some(_) => Protocol::Detect(detect_timeout),
+        None => protocol(&shared, &held, detect_timeout).await,
+    };
     if let Some(plan) = held.plan_now() {
         shared.arrivals.protocol(&plan);
     }
@@ -87,7 +95,8 @@ pub(crate) async fn outbound(shared: Arc<Shared>, incoming: Incoming, held: Held
     };
     match outcome {
         Ok((Look::Http(version), stream)) if !matches!(protocol, Protocol::Tls(_)) => {
-            http(via(Aim::One(held)), stream, version).await;
+            let aim = ingress.map_or_else(|| Aim::One(held.clone()), |ingress| ingress.aim(held.clone()));
+            http(via(aim), stream, version).await;
         }
         Ok((look, stream)) => {
             let sni = look.sni();
@@ -474,7 +483,7 @@ async fn to_be_closed(via: &Via) {
 /// address it names.
 fn connect(via: &Arc<Via>, mut request: Request<Body>) -> Response<Body> {
     let subject = via.subject(&request);
-    let held = match via.aim.held(&via.client, &request) {
+    let held = match via.aim.held(&via.client, &request, None) {
         Ok(held) => held.into_owned(),
         Err(refusal) => {
             via.report(refusal.reason(), &subject);
@@ -508,7 +517,7 @@ fn serve_tunnel(
     incoming: Incoming,
     held: Held,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    Box::pin(outbound(shared, incoming, held))
+    Box::pin(outbound(shared, incoming, (held, None)))
 }
 
 async fn http2(via: Via, stream: Stream) {

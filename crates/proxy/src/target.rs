@@ -3,7 +3,7 @@
 
 use crate::client::Client;
 use crate::reply::Refusal;
-use http::Request;
+use http::{HeaderValue, Request};
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
@@ -26,6 +26,31 @@ pub(crate) enum Aim {
     One(Held),
     /// To what each request names.
     Each(Each),
+    /// To what a request names in a header, else to this destination (ingress mode, §3.10).
+    Ingress(Each, Held),
+}
+
+/// What leading every request of a connection by itself takes, on the forward proxy's listener and in ingress mode.
+#[derive(Clone)]
+pub(crate) struct Leads {
+    pub(crate) destinations: Destinations,
+    pub(crate) own: OwnAddresses,
+    /// Most destinations held at a time.
+    pub(crate) limit: usize,
+    pub(crate) beyond: Counter,
+}
+
+impl Leads {
+    /// For a connection of the forward proxy.
+    pub(crate) fn each(&self) -> Each {
+        let Self { destinations, own, limit, beyond } = self.clone();
+        Each { destinations, own, held: Mutex::default(), limit, beyond }
+    }
+
+    /// Where a connection that was meant for `held` leads.
+    pub(crate) fn aim(&self, held: Held) -> Aim {
+        Aim::Ingress(self.each(), held)
+    }
 }
 
 /// The destinations that one client connection of the forward proxy uses, so that they stay in the cache
@@ -65,11 +90,6 @@ impl OwnAddresses {
 }
 
 impl Each {
-    /// Leads to what requests name, holding at most `limit` destinations at a time.
-    pub(crate) fn new(destinations: Destinations, own: OwnAddresses, limit: usize, beyond: Counter) -> Self {
-        Self { destinations, own, held: Mutex::default(), limit, beyond }
-    }
-
     /// The destination of an address that a client named.
     pub(crate) fn destination(&self, client: &Client, addr: Addr) -> Result<Held, Refusal> {
         if self.own.forbid(&addr) {
@@ -94,13 +114,26 @@ impl Each {
 }
 
 impl Aim {
-    /// The destination of a request.
-    pub(crate) fn held(&self, client: &Client, request: &Request<Body>) -> Result<Cow<'_, Held>, Refusal> {
-        let each = match self {
-            Aim::One(held) => return Ok(Cow::Borrowed(held)),
-            Aim::Each(each) => each,
-        };
+    /// The destination of a request, which may have named one in a header of ingress mode.
+    pub(crate) fn held(
+        &self,
+        client: &Client,
+        request: &Request<Body>,
+        named: Option<&HeaderValue>,
+    ) -> Result<Cow<'_, Held>, Refusal> {
         let bad = |detail: String| client.reason(Code::BadRequest, Phase::Head).detail(detail);
+        let each = match (self, named) {
+            (Aim::One(held) | Aim::Ingress(_, held), None) | (Aim::One(held), Some(_)) => {
+                return Ok(Cow::Borrowed(held));
+            }
+            (Aim::Ingress(each, _), Some(named)) => {
+                let name = named.to_str().map_err(|_| bad("l5d-dst-override is no text".into()))?;
+                let addr = Addr::from_authority(name.trim(), HTTP_PORT)
+                    .map_err(|e| bad(format!("l5d-dst-override: {e}")))?;
+                return each.destination(client, addr).map(Cow::Owned);
+            }
+            (Aim::Each(each), _) => each,
+        };
         let authority = weft_decide::matching::authority(request.uri(), request.headers());
         let authority = authority.ok_or_else(|| bad("the request names no host".into()))?;
         let addr = Addr::from_authority(authority, HTTP_PORT).map_err(|e| bad(e.to_string()))?;
@@ -110,7 +143,7 @@ impl Aim {
     /// The socket address, where the connection leads to one.
     pub(crate) fn addr(&self) -> Option<SocketAddr> {
         match self {
-            Aim::One(held) => match held.addr() {
+            Aim::One(held) | Aim::Ingress(_, held) => match held.addr() {
                 Addr::Socket(socket) => Some(*socket),
                 Addr::Name(_) => None,
             },

@@ -130,7 +130,8 @@ impl Via {
         let silent = self.shared.settings.informational_headers == InformationalHeaders::Suppressed;
         // Whoever reaches an outbound listener is the proxy's own application; but who uses the forward proxy from
         // elsewhere is not.
-        let local = matches!(self.aim, Aim::One(_)) || self.client.addr.ip().to_canonical().is_loopback();
+        let local = matches!(self.aim, Aim::One(_) | Aim::Ingress(..))
+            || self.client.addr.ip().to_canonical().is_loopback();
         match self.client.hop {
             Hop::Outbound if silent => Openness::Silent,
             Hop::Outbound if local => Openness::Evidence,

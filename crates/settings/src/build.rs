@@ -29,9 +29,14 @@ impl Settings {
         let discovery = discovery(r);
         let (shutdown, log) = (shutdown(r), log(r));
         let (metrics, limits, cores) = (metrics(r), limits(r), cores(r));
+        let mode = r.choice("INGRESS_MODE", Mode::Sidecar, Mode::Ingress);
         let headers_off = "OUTBOUND_DISABLE_INFORMATIONAL_HEADERS";
-        let informational_headers =
-            r.choice(headers_off, InformationalHeaders::Sent, InformationalHeaders::Suppressed);
+        let informational_headers = match r.with(headers_off, read::switch) {
+            // Who asks an ingress is a stranger.
+            None if mode == Mode::Ingress => InformationalHeaders::Suppressed,
+            Some(true) => InformationalHeaders::Suppressed,
+            Some(false) | None => InformationalHeaders::Sent,
+        };
         addresses_differ(r, (&listeners, forward_proxy.as_ref()), (&upstreams, &inbound_binds));
         let (Some(control), Some(identity), true) = (control, identity, r.errors.is_empty()) else {
             return Err(std::mem::take(&mut r.errors));
@@ -43,6 +48,7 @@ impl Settings {
             inbound_binds,
             inbound,
             outbound,
+            mode,
             informational_headers,
             inbound_policy,
             discovery,

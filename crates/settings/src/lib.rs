@@ -47,6 +47,8 @@ pub struct Settings {
     pub inbound: Direction,
     /// Obeyed away from the application.
     pub outbound: Direction,
+    /// Whose requests it carries.
+    pub mode: Mode,
     /// Whether synthesized outbound responses say why.
     pub informational_headers: InformationalHeaders,
     /// Who may use an inbound port when the control plane has not said.
@@ -364,6 +366,15 @@ pub struct Metrics {
     pub retain_idle: Duration,
     /// Series kept per family; more share one overflow series.
     pub max_series: usize,
+}
+
+/// Whose requests a proxy carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// An application's, by the addresses that it connects to.
+    Sidecar,
+    /// An ingress's, which names a destination in a header of each request.
+    Ingress,
 }
 
 /// Whether synthesized outbound responses say why.

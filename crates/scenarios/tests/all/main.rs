@@ -12,6 +12,7 @@ mod filters;
 mod forward_proxy;
 mod http1;
 mod inbound;
+mod ingress;
 mod manifests;
 mod matching;
 mod metrics;

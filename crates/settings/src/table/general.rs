@@ -93,7 +93,14 @@ pub(super) const PROCESS: &[Setting] = &[
         "OUTBOUND_DISABLE_INFORMATIONAL_HEADERS",
         Kind::Switch,
         "Leaves `l5d-proxy-error`, `l5d-proxy-connection` and `grpc-message` out of synthesized outbound \
-         responses.",
+         responses. `false` unless INGRESS_MODE is on.",
+    ),
+    setting(
+        "INGRESS_MODE",
+        Kind::Switch,
+        "For a proxy beside an ingress: a request goes to the `name` or `name:port` (80) that its header \
+         `l5d-dst-override` names, without one to where its connection was meant to go. Whatever the ingress takes from \
+         outside must not bring that header.",
     )
     .or("false"),
 ];
