@@ -194,7 +194,8 @@ impl Watch for Checkin {
         }
     }
 
-    fn error(&mut self, _: &BodyError) {
+    fn error(&mut self, _: &BodyError) -> Option<HeaderMap> {
         self.connection = None;
+        None
     }
 }

@@ -50,8 +50,8 @@ pub trait Watch: Send {
     /// beyond its end.
     fn end(&mut self, trailers: Option<&HeaderMap>);
 
-    /// The body broke.
-    fn error(&mut self, error: &BodyError);
+    /// The body broke. It ends with these trailers instead of the error, if there are any.
+    fn error(&mut self, error: &BodyError) -> Option<HeaderMap>;
 }
 
 /// An HTTP/2 stream error that is passed on with its own code, as the error of a service.
@@ -231,9 +231,14 @@ impl Body {
     }
 
     #[cold]
-    fn watch_failed(&mut self, error: &BodyError) {
-        if let Some(mut watch) = self.watch.take() {
-            watch.error(error);
+    fn watch_failed(&mut self, error: BodyError) -> Result<Frame<Bytes>, BodyError> {
+        let trailers = self.watch.take().and_then(|mut watch| watch.error(&error));
+        match trailers {
+            Some(trailers) => {
+                self.kind = Kind::Empty;
+                Ok(Frame::trailers(trailers))
+            }
+            None => Err(error),
         }
     }
 
@@ -279,9 +284,9 @@ impl http_body::Body for Body {
             matches!(&polled, Some(Ok(frame)) if frame.is_data()) && !http_body::Body::is_end_stream(this);
         stall::note(if more { Noted::Offers } else { Noted::Lacks });
         if this.watch.is_some() {
-            match &polled {
-                Some(Ok(frame)) => this.watch_frame(frame),
-                Some(Err(error)) => this.watch_failed(error),
+            match polled {
+                Some(Ok(ref frame)) => this.watch_frame(frame),
+                Some(Err(error)) => return Poll::Ready(Some(this.watch_failed(error))),
                 None => {
                     if let Some(mut watch) = this.watch.take() {
                         watch.end(None);
@@ -373,9 +378,9 @@ impl Watch for Both {
         self.second.end(trailers);
     }
 
-    fn error(&mut self, error: &BodyError) {
-        self.first.error(error);
-        self.second.error(error);
+    fn error(&mut self, error: &BodyError) -> Option<HeaderMap> {
+        let (first, second) = (self.first.error(error), self.second.error(error));
+        first.or(second)
     }
 }
 
@@ -456,8 +461,9 @@ mod tests {
         fn end(&mut self, trailers: Option<&HeaderMap>) {
             self.write(format!("end {}", trailers.map_or(0, HeaderMap::len)));
         }
-        fn error(&mut self, error: &BodyError) {
+        fn error(&mut self, error: &BodyError) -> Option<HeaderMap> {
             self.write(format!("error {}", error.code()));
+            None
         }
     }
 

@@ -534,6 +534,7 @@ impl<'a> Course<'a> {
             grpc,
             retry_after: may_fail.then(|| prepare::retry_after(response.status(), heard.said())).flatten(),
             frames: FrameSizes::default(),
+            last_words: (self.form.grpc == Grpc::Yes).then_some((self.via.client.hop, self.form.openness)),
             answered: false,
             ended: false,
             admitted: self.admitted.take(),

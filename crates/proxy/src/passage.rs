@@ -4,6 +4,7 @@
 //! that balancing learns from) and the end, the error or the giving up. Never touches the bytes.
 
 use crate::received::{Counted, exchange_of};
+use crate::reply::{self, Openness};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body::Frame;
@@ -13,7 +14,7 @@ use weft_balance::health::{Mark, Verdict};
 use weft_decide::classify::{self, Class};
 use weft_discover::plan::{Rule, Upstream};
 use weft_discover::received::ReceivedRoute;
-use weft_model::reason::Code;
+use weft_model::reason::{Code, Hop, Phase, Reason};
 use weft_net::body::{BodyError, Watch};
 use weft_net::splice::Relayed;
 use weft_route::frames::FrameSizes;
@@ -40,6 +41,8 @@ pub(crate) struct Passage {
     pub(crate) frames: FrameSizes,
     pub(crate) answered: bool,
     pub(crate) ended: bool,
+    /// How a gRPC call is ended that breaks off: in its own words, and not by a reset.
+    pub(crate) last_words: Option<(Hop, Openness)>,
     /// Held until the exchange is over.
     pub(crate) admitted: Option<crate::via::Admitted>,
 }
@@ -203,8 +206,14 @@ impl Watch for Passage {
         self.settle(trailers.and_then(classify::grpc_status), None);
     }
 
-    fn error(&mut self, error: &BodyError) {
+    fn error(&mut self, error: &BodyError) -> Option<HeaderMap> {
         self.settle(None, Some(error.code()));
+        let (hop, openness) = self.last_words?;
+        let reason = match error {
+            BodyError::Aborted { reason, .. } => (**reason).clone(),
+            BodyError::Http(_) | BodyError::Other(_) => Reason::new(error.code(), hop, Phase::Response),
+        };
+        Some(reply::last_words(&reason, openness))
     }
 }
 

@@ -150,6 +150,19 @@ pub(crate) fn answer(refusal: &Refusal, form: Form) -> Response<Body> {
     response
 }
 
+/// What a gRPC call ends with that breaks off after its answer has begun.
+pub(crate) fn last_words(reason: &Reason, openness: Openness) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from(u16::from(reason.grpc())));
+    if openness != Openness::Silent {
+        if let Ok(message) = HeaderValue::from_str(reason.code.as_str()) {
+            trailers.insert("grpc-message", message);
+        }
+        tell(&mut trailers, reason, openness);
+    }
+    trailers
+}
+
 /// Writes `l5d-proxy-error` and `weft-reason`.
 fn tell(headers: &mut HeaderMap, reason: &Reason, openness: Openness) {
     let (error, why) = match openness {

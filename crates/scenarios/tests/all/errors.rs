@@ -2,16 +2,18 @@
 //! the client's connection ends with them.
 
 use crate::world::{Pair, WEB, plain, ruled, same};
-use http::Request;
+use http::{Request, Response};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
 use weft_model::route::{
     Dispatch, Distribution, Filter, HttpMatch, InjectedAnswer, Injection, PathMatch, Queue, Redirect,
     RequestMatch, Rule, Timeouts,
 };
 use weft_net::body::Body;
-use weft_testkit::application::Application;
+use weft_testkit::application::{Application, piecewise, read, reset_after};
 use weft_testkit::client::{Raw, ask, http2};
 use weft_testkit::plane::Said;
 use weft_testkit::policy::{backend, http_route, policy, route, routes, rule, to};
@@ -193,4 +195,58 @@ async fn a_peer_that_wants_to_be_left_ends_the_clients_connection_only_where_the
     told(only);
     until("the policy is in force", async || ask().await == "close").await;
     assert_eq!(raw.rest().await, b"");
+}
+
+#[tokio::test]
+async fn a_grpc_call_that_breaks_off_ends_in_its_own_words() {
+    let go_on = Arc::new(Notify::new());
+    let when = go_on.clone();
+    let app = Application::http(move |_| {
+        let body = reset_after("a message", h2::Reason::INTERNAL_ERROR, when.clone());
+        async { Response::builder().header("content-type", "application/grpc").body(body).unwrap() }
+    });
+    let pair = Pair::around(app.await).await;
+    for (kind, ends_well) in [("application/grpc", true), ("text/plain", false)] {
+        let mut client = http2(pair.client.upstream()).await;
+        let call =
+            Request::post("http://web/a.B/C").header("content-type", kind).body(Body::empty()).unwrap();
+        let answer = ask(&mut client, call).await.unwrap();
+        go_on.notify_one();
+        let read = read(answer.into_body()).await;
+        assert_eq!(read.is_ok(), ends_well, "{kind}: {read:?}");
+        if let Ok((body, trailers)) = read {
+            let trailers = trailers.unwrap();
+            assert_eq!((body, &trailers["grpc-status"]), ("a message".into(), &"14".parse().unwrap()));
+            assert!(
+                trailers["weft-reason"].to_str().unwrap().starts_with("stream-reset; hop=inbound"),
+                "{trailers:?}"
+            );
+        }
+    }
+    // What takes too long is told as such.
+    let app = Application::http(|_| async {
+        let (sender, body) = piecewise();
+        tokio::spawn(async move {
+            let _ = sender.send("a message".into()).await;
+            sender.closed().await;
+        });
+        Response::builder().header("content-type", "application/grpc").body(body).unwrap()
+    });
+    let app = app.await;
+    let limits = Timeouts { request: Some(Duration::from_millis(200)), ..Timeouts::default() };
+    let (_mesh, proxy) = ruled(Rule { timeouts: limits, ..rule(to(WEB)) }, &app).await;
+    let call = Request::post("http://web/a.B/C").header("content-type", "application/grpc");
+    let answer = ask(&mut http2(proxy.upstream()).await, call.body(Body::empty()).unwrap()).await.unwrap();
+    let (_, trailers) = read(answer.into_body()).await.unwrap();
+    let trailers = trailers.unwrap();
+    assert_eq!(trailers["grpc-status"], "4", "{trailers:?}");
+    assert_eq!(trailers["grpc-message"], "request-timeout", "{trailers:?}");
+}
+
+#[tokio::test]
+async fn a_client_of_a_workload_that_says_nothing_is_closed() {
+    let settings = [("INBOUND_DETECT_TIMEOUT", "100ms")];
+    let pair = Pair::with(Application::saying("x").await, &settings, &[]).await;
+    assert_eq!(Raw::connect(pair.server.bind()).await.rest().await, b"");
+    assert_eq!(pair.server.metric("weft_reasons_total", &["code=\"detect-timeout\""]).await, 1.0);
 }

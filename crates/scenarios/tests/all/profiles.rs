@@ -81,7 +81,7 @@ async fn requests_are_counted_under_the_first_route_whose_condition_holds() {
         ]),
     ]);
     let routes = vec![ProfileRoute { condition, ..route("books") }, route("rest")];
-    let (_mesh, proxy, _count, _app) = profiled(routes, None).await;
+    let (_mesh, proxy, _count, app) = profiled(routes, None).await;
     for (path, times) in [("/books", 2), ("/books/1", 1), ("/private/1", 1), ("/booksellers", 1)] {
         for _ in 0..times {
             assert_eq!(get(proxy.upstream(), path).await.status, 200);
@@ -89,6 +89,8 @@ async fn requests_are_counted_under_the_first_route_whose_condition_holds() {
     }
     counts(&proxy, "route_response_total", &["rt_route=\"books\""], 3.0).await;
     counts(&proxy, "route_response_total", &["rt_route=\"rest\"", &format!("dst=\"{WEB}\"")], 2.0).await;
+    let meant = app.seen()[0].headers().get("l5d-dst-canonical").cloned();
+    assert_eq!(meant, Some(WEB.parse().unwrap()), "the other side learns which name was meant");
 }
 
 #[tokio::test]
