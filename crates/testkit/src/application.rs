@@ -2,6 +2,7 @@
 //!
 //! A test starts one beside a proxy and asks it afterwards what it received. It knows nothing of meshes.
 
+use crate::within;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use http::{HeaderMap, Request, Response};
@@ -143,7 +144,7 @@ pub fn piecewise() -> (tokio::sync::mpsc::Sender<Bytes>, Body) {
 
 /// Reads a body with its trailers; an error tells the HTTP/2 code of a reset, if it was one.
 pub async fn read(body: Body) -> Result<(Bytes, Option<HeaderMap>), Option<h2::Reason>> {
-    let collected = body.collect().await.map_err(|error| error.reset())?;
+    let collected = within("the end of a body", body.collect()).await.map_err(|error| error.reset())?;
     let trailers = collected.trailers().cloned();
     Ok((collected.to_bytes(), trailers))
 }
