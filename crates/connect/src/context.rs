@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use weft_identity::store::Store;
 use weft_model::destination::{EndpointInfo, Http2Params, ProtocolHint, Windows};
+use weft_model::identity::NoTls;
 use weft_model::route::Backoff;
 use weft_net::socket::{self, SocketOptions};
 use weft_net::stream::Stream;
@@ -131,8 +132,8 @@ impl Context {
 
     /// How an endpoint is reached from here: one on our own address is the application beside us, so
     /// without TLS, port redirection, authority override and HTTP/2 upgrade (§3.7).
-    pub(crate) fn localize(&self, info: Arc<EndpointInfo>) -> Arc<EndpointInfo> {
-        if !self.local_ips.contains(&info.addr.ip().to_canonical()) {
+    pub fn localize(&self, info: Arc<EndpointInfo>) -> Arc<EndpointInfo> {
+        if self.no_tls(&info) != NoTls::Loopback {
             return info;
         }
         let mut local = EndpointInfo::clone(&info);
@@ -141,6 +142,14 @@ impl Context {
         local.authority_override = None;
         local.hint = ProtocolHint::Unknown;
         Arc::new(local)
+    }
+
+    /// Why an endpoint is reached in plaintext, if it is.
+    pub fn no_tls(&self, info: &EndpointInfo) -> NoTls {
+        match self.local_ips.contains(&info.addr.ip().to_canonical()) {
+            true => NoTls::Loopback,
+            false => NoTls::NotProvidedByDiscovery,
+        }
     }
 
     /// Whether a connection to `addr` would arrive at one of our own listeners.

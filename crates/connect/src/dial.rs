@@ -71,7 +71,9 @@ impl Reach {
 
     fn transport(&self) -> Option<Arc<Transport>> {
         let mut known = self.transport.lock().unwrap_or_else(PoisonError::into_inner);
-        let transport = known.upgrade().or_else(|| self.context.counting.transport(&self.info))?;
+        let transport = known
+            .upgrade()
+            .or_else(|| self.context.counting.transport(&self.info, self.context.no_tls(&self.info)))?;
         *known = Arc::downgrade(&transport);
         Some(transport)
     }

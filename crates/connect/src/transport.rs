@@ -279,7 +279,7 @@ pub enum Counting {
 }
 
 impl Counting {
-    pub(crate) fn transport(&self, info: &EndpointInfo) -> Option<Arc<Transport>> {
+    pub(crate) fn transport(&self, info: &EndpointInfo, why: NoTls) -> Option<Arc<Transport>> {
         let labels = |direction: &str| {
             vec![("direction".to_owned(), direction.to_owned()), ("peer".to_owned(), "dst".to_owned())]
         };
@@ -287,7 +287,7 @@ impl Counting {
             Self::Not => None,
             Self::Endpoints(transports) => {
                 let mut labels = labels("outbound");
-                labels.extend(endpoint_labels(info));
+                labels.extend(endpoint_labels(info, why));
                 Some(transports.of(labels))
             }
             Self::Application(transports) => {
@@ -299,8 +299,8 @@ impl Counting {
     }
 }
 
-/// Labels of an endpoint's series (§5.1): target, TLS, discovery labels.
-pub fn endpoint_labels(info: &EndpointInfo) -> Pairs {
+/// Labels of an endpoint's series (§5.1): target, TLS or why there is none, discovery labels.
+pub fn endpoint_labels(info: &EndpointInfo, why: NoTls) -> Pairs {
     let mut labels: Pairs = vec![
         ("target_addr".into(), info.addr.to_string()),
         ("target_ip".into(), info.addr.ip().to_string()),
@@ -311,7 +311,7 @@ pub fn endpoint_labels(info: &EndpointInfo) -> Pairs {
             labels.push(("tls".into(), "true".into()));
             labels.push(("server_id".into(), target.id.to_string()));
         }
-        None => plain(&mut labels, NoTls::NotProvidedByDiscovery),
+        None => plain(&mut labels, why),
     }
     labels.extend(info.labels.iter().map(|(key, value)| (format!("dst_{key}"), value.clone())));
     labels

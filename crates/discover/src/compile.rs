@@ -600,11 +600,15 @@ impl Compiler {
             Carries::Bytes | Carries::Tls => self.connect_bytes.clone(),
         };
         let metrics = self.metrics.clone();
-        let backend = Backend::new(params, move |info, readiness| Upstream {
-            metrics: (metrics.direction() == Hop::Outbound).then(|| metrics.endpoint(endpoint_labels(&info))),
-            meshed: if info.tls.is_some() { Meshed::Yes } else { Meshed::No },
-            choice,
-            endpoint: Endpoint::new(info, connect.clone(), readiness),
+        let backend = Backend::new(params, move |info, readiness| {
+            let info = connect.localize(info);
+            let labels = || endpoint_labels(&info, connect.no_tls(&info));
+            Upstream {
+                metrics: (metrics.direction() == Hop::Outbound).then(|| metrics.endpoint(labels())),
+                meshed: if info.tls.is_some() { Meshed::Yes } else { Meshed::No },
+                choice,
+                endpoint: Endpoint::new(info, connect.clone(), readiness),
+            }
         });
         let source = start(backend.clone(), &self.feed);
         let made = Arc::new(Live { backend, _source: source });

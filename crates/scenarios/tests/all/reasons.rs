@@ -4,6 +4,8 @@ use crate::world::{Pair, WEB, plain, proxy_of, proxy_to, tell};
 use http::Response;
 use std::cell::RefCell;
 use std::sync::Once;
+use std::time::Duration;
+use tokio::net::{TcpSocket, TcpStream};
 use weft_model::destination::EndpointInfo;
 use weft_net::body::Body;
 use weft_testkit::application::Application;
@@ -245,4 +247,35 @@ async fn a_grpc_call_is_told_in_grpcs_own_way() {
     assert_eq!((answer.status().as_u16(), &answer.headers()["grpc-status"]), (200, &"4".parse().unwrap()));
     assert!(answer.headers()["weft-reason"].to_str().unwrap().contains("hop=outbound"));
     assert!(!answer.headers()["grpc-message"].is_empty());
+}
+
+#[tokio::test]
+async fn an_endpoint_that_does_not_answer_at_all_is_told_as_a_connect_timeout() {
+    // Whose queue of connections is full says nothing to another one.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let short = Duration::from_millis(100);
+    let mut held = Vec::new();
+    while let Ok(Ok(tcp)) = tokio::time::timeout(short, TcpStream::connect(addr)).await {
+        held.push(tcp);
+        assert!(held.len() < 100, "its queue is never full");
+    }
+    let mesh = Mesh::new();
+    mesh.facts.endpoints(WEB, Said::Told(vec![EndpointInfo::plain(addr)]));
+    let client = proxy_to(&mesh, "client", &[("OUTBOUND_CONNECT_TIMEOUT", "100ms")]).await;
+    let answer = get(client.upstream(), "/").await;
+    assert_eq!(answer.status, 504, "{answer:?}");
+    assert!(answer.header("weft-reason").contains("connect-timeout"), "{answer:?}");
+    drop((listener, held));
+}
+
+#[tokio::test]
+async fn the_workloads_own_address_is_reached_without_tls() {
+    let pair = Pair::with(Application::saying("x").await, &[], &[("INBOUND_IPS", "127.0.0.1")]).await;
+    assert_eq!(get(pair.client.upstream(), "/").await.text(), "x");
+    assert!(!pair.app.seen()[0].headers().contains_key("l5d-client-id"), "nobody proved anything");
+    let labels = ["direction=\"outbound\"", "no_tls_reason=\"loopback\""];
+    assert_eq!(pair.client.metric("request_total", &labels).await, 1.0);
 }
