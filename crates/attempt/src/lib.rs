@@ -3,6 +3,7 @@
 //! `proxy/forward.rs` makes the attempts and decides what comes after each. Nothing here sends anything, and nothing knows
 //! destinations or peers; what is kept of a request is bounded by its rule.
 
+mod ahead;
 pub mod peek;
 pub mod replay;
 pub mod timeout;

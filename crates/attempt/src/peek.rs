@@ -3,15 +3,15 @@
 //! `forward` asks where the outcome decides whether the call is tried again. It waits for one frame, takes a second only if
 //! that is there already, and puts both back: an answer that streams is held up by one message at most (§3.8).
 
-use bytes::Bytes;
+use crate::ahead::Ahead;
 use http::{HeaderMap, Response};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
-use weft_net::body::{Body, BodyError};
+use weft_net::body::Body;
 
 /// The trailers, if they are among the first two frames and come until `until`.
 pub async fn trailers(response: &mut Response<Body>, until: Option<Instant>) -> Option<HeaderMap> {
@@ -31,43 +31,6 @@ pub async fn trailers(response: &mut Response<Body>, until: Option<Instant>) -> 
     }
     let trailers = frames.back().and_then(|frame| frame.as_ref().ok()?.trailers_ref().cloned());
     let rest = std::mem::replace(body, Body::empty());
-    *body = Body::boxed(Peeked { frames, rest });
+    *body = Body::boxed(Ahead { frames, rest });
     trailers
-}
-
-/// A body whose first frames were looked at.
-struct Peeked {
-    frames: VecDeque<Result<Frame<Bytes>, BodyError>>,
-    rest: Body,
-}
-
-impl http_body::Body for Peeked {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.frames.pop_front() {
-            Some(frame) => Poll::Ready(Some(frame)),
-            None => Pin::new(&mut self.rest).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.frames.is_empty() && self.rest.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let data = self.frames.iter().filter_map(|frame| frame.as_ref().ok()?.data_ref());
-        let peeked: u64 = data.map(|data| data.len() as u64).sum();
-        let rest = self.rest.size_hint();
-        let mut hint = SizeHint::new();
-        hint.set_lower(peeked + rest.lower());
-        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(peeked)) {
-            hint.set_upper(upper);
-        }
-        hint
-    }
 }

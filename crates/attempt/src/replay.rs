@@ -5,10 +5,10 @@
 //! not ended yet comes back from a failed attempt, so that what was recorded can be sent again and the rest
 //! after it.
 
+use crate::ahead::Ahead;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -146,11 +146,9 @@ impl Tape {
     /// The body from its start, if it is in one of these states.
     fn played(&mut self, states: &[State]) -> Option<Body> {
         states.contains(&self.state).then(|| {
-            Body::boxed(Played {
-                frames: self.frames.iter().cloned().collect(),
-                trailers: self.trailers.clone(),
-                rest: self.rest.take(),
-            })
+            let data = self.frames.iter().cloned().map(Frame::data);
+            let frames = data.chain(self.trailers.clone().map(Frame::trailers)).map(Ok).collect();
+            Body::boxed(Ahead { frames, rest: self.rest.take().unwrap_or_default() })
         })
     }
 }
@@ -221,47 +219,6 @@ impl http_body::Body for Recorder {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// A recorded body, sent again.
-struct Played {
-    frames: VecDeque<Bytes>,
-    trailers: Option<HeaderMap>,
-    rest: Option<Body>,
-}
-
-impl http_body::Body for Played {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(data) = self.frames.pop_front() {
-            return Poll::Ready(Some(Ok(Frame::data(data))));
-        }
-        if let Some(rest) = &mut self.rest {
-            return Pin::new(rest).poll_frame(cx);
-        }
-        Poll::Ready(self.trailers.take().map(Frame::trailers).map(Ok))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        let rest_ended = self.rest.as_ref().is_none_or(Body::is_end_stream);
-        self.frames.is_empty() && self.trailers.is_none() && rest_ended
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let recorded: u64 = self.frames.iter().map(|f| f.len() as u64).sum();
-        let rest = self.rest.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
-        let mut hint = SizeHint::new();
-        hint.set_lower(recorded + rest.lower());
-        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(recorded)) {
-            hint.set_upper(upper);
-        }
-        hint
     }
 }
 

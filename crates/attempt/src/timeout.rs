@@ -9,7 +9,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -33,10 +33,10 @@ pub struct Outgoing {
     began: Instant,
     /// Nanoseconds from the beginning until its last frame so far.
     moved: AtomicU64,
-    /// The same until its end, and one more; 0 while it has not ended.
-    ended: AtomicU64,
-    /// It has ended.
-    over: Notify,
+    /// Whether that was the last.
+    over: AtomicBool,
+    /// It was.
+    ends: Notify,
 }
 
 impl Outgoing {
@@ -51,26 +51,27 @@ impl Outgoing {
         let outgoing = Arc::new(Self {
             began: Instant::now(),
             moved: AtomicU64::new(0),
-            ended: AtomicU64::new(0),
-            over: Notify::new(),
+            over: AtomicBool::new(false),
+            ends: Notify::new(),
         });
         let body = std::mem::replace(request.body_mut(), Body::empty());
         *request.body_mut() = Body::boxed(Noted { body, outgoing: outgoing.clone() });
         Some(outgoing)
     }
 
-    fn nanos(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
+    /// Notes that it moves now, unless it has ended.
     fn moves(&self) {
-        self.moved.store(self.nanos(), Ordering::Relaxed);
+        if !self.over.load(Ordering::Relaxed) {
+            let nanos = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.moved.store(nanos, Ordering::Relaxed);
+        }
     }
 
+    /// Notes that it ends now.
     fn ends(&self) {
-        if self.ended.load(Ordering::Relaxed) == 0 {
-            self.ended.store(self.nanos().saturating_add(1), Ordering::Release);
-            self.over.notify_one();
+        self.moves();
+        if !self.over.swap(true, Ordering::Release) {
+            self.ends.notify_one();
         }
     }
 
@@ -81,8 +82,7 @@ impl Outgoing {
 
     /// When all of it had been sent, or was no longer wanted.
     fn ended(&self) -> Option<Instant> {
-        let nanos = self.ended.load(Ordering::Acquire).checked_sub(1)?;
-        Some(self.began + Duration::from_nanos(nanos))
+        self.over.load(Ordering::Acquire).then(|| self.moved())
     }
 }
 
@@ -108,10 +108,10 @@ impl http_body::Body for Noted {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if let Poll::Ready(frame) = &polled {
-            self.outgoing.moves();
             let trailers = frame.as_ref().is_some_and(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
-            if frame.is_none() || trailers || self.body.is_end_stream() {
-                self.outgoing.ends();
+            match frame.is_none() || trailers || self.body.is_end_stream() {
+                true => self.outgoing.ends(),
+                false => self.outgoing.moves(),
             }
         }
         polled
@@ -189,7 +189,7 @@ impl Attempt {
             tokio::select! {
                 biased;
                 done = sending.as_mut() => return Ok(done),
-                () = outgoing.over.notified(), if sent.is_none() => {}
+                () = outgoing.ends.notified(), if sent.is_none() => {}
                 () = tokio::time::sleep_until(until.into()) => {}
             }
         }
@@ -212,16 +212,17 @@ pub struct BodyLimits {
 }
 
 impl BodyLimits {
-    /// The limits of an attempt sent at `sent`; `deadline` is the request's own.
-    pub fn of(limits: &Limits, hop: Hop, deadline: Option<Instant>, sent: Instant) -> Self {
+    /// The limits of an attempt sent at `sent`, or when the body of its request was; that body's frames count as signs of life,
+    /// too. `deadline` is the request's own.
+    pub fn of(
+        limits: &Limits,
+        hop: Hop,
+        deadline: Option<Instant>,
+        (sent, outgoing): (Instant, Option<Arc<Outgoing>>),
+    ) -> Self {
         let deadline = limits.timeouts.request.and(deadline);
         let (response, idle) = (limits.timeouts.response, limits.timeouts.idle);
-        Self { deadline, response, idle, sent, outgoing: None, hop }
-    }
-
-    /// Counts from when the request's body has been sent, and takes its frames for life.
-    pub fn after(self, outgoing: Option<Arc<Outgoing>>) -> Self {
-        Self { outgoing, ..self }
+        Self { deadline, response, idle, sent, outgoing, hop }
     }
 
     /// Puts them on a body; a body without limits stays as it is.

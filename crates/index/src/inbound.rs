@@ -15,7 +15,7 @@ use weft_model::attach::{ParentKind, ParentRef, RouteResource};
 use weft_model::meta::{Meta, Resource};
 use weft_model::object::{Kind, Metadata};
 use weft_model::policy::{DefaultPolicy, InboundPolicy, InboundProtocol, InboundRoutes, RateLimit};
-use weft_model::route::{Distribution, HttpMatch, PathMatch, RequestMatch, Route, Rule, Timeouts};
+use weft_model::route::{HttpMatch, PathMatch, RequestMatch, Route, Rule};
 use weft_model::server::{PolicyTarget, RateLimitPolicy, Server, ServerProtocol, Workloads};
 use weft_model::service::TargetPort;
 use weft_model::workload::WorkloadName;
@@ -84,14 +84,7 @@ impl Index {
     }
 
     fn inbound_route(&self, scope: &Scope, kind: Kind, route: &RouteResource) -> Route {
-        let rules = route.rules.iter().map(|rule| Rule {
-            matches: rule.matches.clone(),
-            filters: rule.filters.clone(),
-            backends: Distribution::Application,
-            timeouts: Timeouts::default(),
-            retry: None,
-            allow_request_headers: false,
-        });
+        let rules = route.rules.iter().map(|rule| Rule::inbound(rule.matches.clone(), rule.filters.clone()));
         let target = PolicyTarget::Route(kind, route.meta.name.clone());
         Route {
             meta: route_meta(kind, &route.meta),
@@ -234,14 +227,7 @@ fn default_route() -> Route {
     Route {
         meta: Meta::default_named("default"),
         hosts: Vec::new(),
-        rules: vec![Rule {
-            matches: vec![RequestMatch::Http(everything)],
-            filters: Vec::new(),
-            backends: Distribution::Application,
-            timeouts: Timeouts::default(),
-            retry: None,
-            allow_request_headers: false,
-        }],
+        rules: vec![Rule::inbound(vec![RequestMatch::Http(everything)], Vec::new())],
         authorizations: Vec::new(),
     }
 }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use std::num::NonZeroU16;
 use weft_model::authorization::{Authentication, Authorization, NetworkMatch};
 use weft_model::meta::Meta;
-use weft_model::route::{Distribution, HttpMatch, PathMatch, RequestMatch, Route, Rule, Timeouts};
+use weft_model::route::{HttpMatch, PathMatch, RequestMatch, Route, Rule};
 
 /// Ours, on a workload or its namespace: `PORT/PATH`, comma-separated, such as `8080/healthz, http/ready`.
 pub(crate) const PROBES: &str = "weft/probes";
@@ -66,14 +66,7 @@ pub(crate) fn route(
     (!matches.is_empty()).then(|| Route {
         meta: Meta::default_named("probe"),
         hosts: Vec::new(),
-        rules: vec![Rule {
-            matches,
-            filters: Vec::new(),
-            backends: Distribution::Application,
-            timeouts: Timeouts::default(),
-            retry: None,
-            allow_request_headers: false,
-        }],
+        rules: vec![Rule::inbound(matches, Vec::new())],
         authorizations: vec![Authorization {
             meta: Meta::default_named("probe"),
             networks: networks.iter().copied().map(NetworkMatch::from).collect(),

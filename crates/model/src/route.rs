@@ -50,6 +50,20 @@ pub struct Rule {
     pub allow_request_headers: bool,
 }
 
+impl Rule {
+    /// A rule of what comes in, which leads to the application and has no limits.
+    pub fn inbound(matches: Vec<RequestMatch>, filters: Vec<Filter>) -> Self {
+        Self {
+            matches,
+            filters,
+            backends: Distribution::Application,
+            timeouts: Timeouts::default(),
+            retry: None,
+            allow_request_headers: false,
+        }
+    }
+}
+
 /// A host pattern.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HostMatch {

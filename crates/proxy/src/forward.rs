@@ -155,8 +155,11 @@ async fn exchange(
     if let Some(canonical) = &rule.canonical {
         request.headers_mut().insert(headers::DST_CANONICAL, canonical.clone());
     }
-    let asked = rule.allow_request_headers.then(|| requested::take(request.headers_mut(), &rule.limits));
-    let limits = asked.as_ref().and_then(Option::as_deref).unwrap_or(&rule.limits);
+    let asked = match rule.allow_request_headers {
+        true => requested::take(request.headers_mut(), &rule.limits),
+        false => None,
+    };
+    let limits = asked.as_deref().unwrap_or(&rule.limits);
     let mut course = Course::new(via, (&rule, limits), form, (request, wish));
     course.admitted = Some(admitted);
     if let Some(exchange) = admitted_by {
@@ -382,9 +385,7 @@ impl<'a> Course<'a> {
         match outcome {
             Ok(Ok(response)) => {
                 let kept = if spare.is_some() { Kept::Yes } else { Kept::No };
-                let own = self.limits.timeouts.response.and_then(|limit| sent.checked_add(limit));
-                let until = [own, self.deadline].into_iter().flatten().min();
-                let heard = Heard::of(response, self.limits, kept, until).await;
+                let heard = Heard::of(response, self.limits, kept, (sent, self.deadline)).await;
                 self.judge(backend, (picked, sent), heard, (spare, outgoing))
             }
             Ok(Err(error)) => Box::pin(self.lost(backend, (picked, sent), error, spare)).await,
@@ -442,7 +443,7 @@ impl<'a> Course<'a> {
             ));
         }
         let response = prepare::outgoing(response, self.form, Switch::None);
-        let limits = BodyLimits::of(self.limits, self.via.client.hop, self.deadline, sent).after(outgoing);
+        let limits = BodyLimits::of(self.limits, self.via.client.hop, self.deadline, (sent, outgoing));
         Ok(Next::Answer(response.map(|body| limits.apply(body).watched(Box::new(passage)))))
     }
 

@@ -29,12 +29,12 @@ pub(crate) enum Kept {
 
 impl Heard {
     /// Takes an answer, with its trailers where these decide whether its request, of which there is a copy, is tried again;
-    /// waits for them until `until`.
+    /// waits for them as long as an answer to what was sent at `sent` may take.
     pub(crate) async fn of(
         mut response: Response<Body>,
         limits: &Limits,
         kept: Kept,
-        until: Option<Instant>,
+        (sent, deadline): (Instant, Option<Instant>),
     ) -> Self {
         let grpc = GrpcOutcome::of(response.headers());
         let matters = grpc == GrpcOutcome::Awaited
@@ -44,6 +44,8 @@ impl Heard {
         if !matters {
             return Heard { response, grpc, trailers: None };
         }
+        let own = limits.timeouts.response.and_then(|limit| sent.checked_add(limit));
+        let until = [own, deadline].into_iter().flatten().min();
         let trailers = Box::pin(peek::trailers(&mut response, until)).await;
         let code = trailers.as_ref().and_then(classify::grpc_status);
         Heard { response, grpc: code.map_or(grpc, GrpcOutcome::Known), trailers }

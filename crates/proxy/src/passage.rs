@@ -66,9 +66,7 @@ impl GrpcOutcome {
             true => classify::grpc_status(headers).map_or(GrpcOutcome::Awaited, GrpcOutcome::Known),
         }
     }
-}
 
-impl GrpcOutcome {
     /// The code, as far as it is known.
     pub(crate) fn code(self) -> Option<u16> {
         match self {

@@ -13,7 +13,7 @@ use crate::listen::{AcceptMetrics, Accepted, Bounds, Listener, Role};
 use crate::ports::Ports;
 use crate::report::Reports;
 use crate::serve;
-use crate::target::{Aim, Leads, OwnAddresses};
+use crate::target::{Aim, Each, Leads, OwnAddresses};
 use crate::via::{Drains, Shared};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
@@ -510,8 +510,9 @@ impl Accepting {
         }
         let limit = self.shared.settings.limits.destinations_per_connection;
         let beyond = self.shared.reports.limits.counter(Limit::DestinationsPerConnection, Hop::Outbound);
-        let each = Leads { destinations: self.destinations.clone(), own: self.own.clone(), limit, beyond };
-        let ingress = (self.shared.settings.mode == Mode::Ingress).then(|| Arc::new(each.clone()));
+        let leads = Leads { destinations: self.destinations.clone(), own: self.own.clone(), limit, beyond };
+        let leads = Arc::new(leads);
+        let ingress = (self.shared.settings.mode == Mode::Ingress).then(|| leads.clone());
         for listener in self.outbound {
             let (shared, destinations) = (self.shared.clone(), self.destinations.clone());
             let own = (self.own.clone(), ingress.clone());
@@ -530,7 +531,7 @@ impl Accepting {
         if let Some(listener) = self.forward_proxy {
             let shared = self.shared.clone();
             tokio::spawn(listener.run(self.shared.clone(), self.metrics.clone(), move |accepted| {
-                serve::forward_proxy(shared.clone(), accepted.into(), Aim::Each(each.each()))
+                serve::forward_proxy(shared.clone(), accepted.into(), Aim::Each(Each::new(leads.clone())))
             }));
         }
         for (listener, app) in self.binds {

@@ -95,8 +95,7 @@ pub(crate) async fn outbound(
     };
     match outcome {
         Ok((Look::Http(version), stream)) if !matches!(protocol, Protocol::Tls(_)) => {
-            let aim = ingress.map_or_else(|| Aim::One(held.clone()), |ingress| ingress.aim(held.clone()));
-            http(via(aim), stream, version).await;
+            http(via(Aim::of(held, ingress)), stream, version).await;
         }
         Ok((look, stream)) => {
             let sni = look.sni();

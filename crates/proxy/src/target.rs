@@ -31,37 +31,19 @@ pub(crate) enum Aim {
 }
 
 /// What leading every request of a connection by itself takes, on the forward proxy's listener and in ingress mode.
-#[derive(Clone)]
 pub(crate) struct Leads {
     pub(crate) destinations: Destinations,
     pub(crate) own: OwnAddresses,
     /// Most destinations held at a time.
     pub(crate) limit: usize,
+    /// Counts destinations let go because of the limit.
     pub(crate) beyond: Counter,
 }
 
-impl Leads {
-    /// For a connection of the forward proxy.
-    pub(crate) fn each(&self) -> Each {
-        let Self { destinations, own, limit, beyond } = self.clone();
-        Each { destinations, own, held: Mutex::default(), limit, beyond }
-    }
-
-    /// Where a connection that was meant for `held` leads.
-    pub(crate) fn aim(&self, held: Held) -> Aim {
-        Aim::Ingress(self.each(), held)
-    }
-}
-
-/// The destinations that one client connection of the forward proxy uses, so that they stay in the cache
-/// while it lives.
+/// The destinations that one client connection names, so that they stay in the cache while it lives.
 pub(crate) struct Each {
-    destinations: Destinations,
-    own: OwnAddresses,
+    leads: Arc<Leads>,
     held: Mutex<Vec<(Addr, Held)>>,
-    limit: usize,
-    /// Counts destinations let go because of the limit.
-    beyond: Counter,
 }
 
 /// Addresses that the forward proxy must not lead to.
@@ -90,9 +72,14 @@ impl OwnAddresses {
 }
 
 impl Each {
+    /// Leads to what requests name.
+    pub(crate) fn new(leads: Arc<Leads>) -> Self {
+        Self { leads, held: Mutex::default() }
+    }
+
     /// The destination of an address that a client named.
     pub(crate) fn destination(&self, client: &Client, addr: Addr) -> Result<Held, Refusal> {
-        if self.own.forbid(&addr) {
+        if self.leads.own.forbid(&addr) {
             let reason = client.reason(Code::ForbiddenTarget, Phase::Discovery);
             return Err(reason.detail(format!("{addr} may not be reached through the forward proxy")).into());
         }
@@ -101,11 +88,12 @@ impl Each {
             return Ok(found.clone());
         }
         let found = self
+            .leads
             .destinations
             .outbound(&addr)
             .map_err(|full| client.reason(Code::Overloaded, Phase::Discovery).detail(full.to_string()))?;
-        if held.len() >= self.limit {
-            self.beyond.inc();
+        if held.len() >= self.leads.limit {
+            self.leads.beyond.inc();
             held.remove(0);
         }
         held.push((addr, found.clone()));
@@ -114,6 +102,14 @@ impl Each {
 }
 
 impl Aim {
+    /// Where a connection leads that was meant for `held`, where an ingress's requests may be meant for others.
+    pub(crate) fn of(held: Held, ingress: Option<Arc<Leads>>) -> Self {
+        match ingress {
+            Some(leads) => Aim::Ingress(Each::new(leads), held),
+            None => Aim::One(held),
+        }
+    }
+
     /// The destination of a request, which may have named one in a header of ingress mode.
     pub(crate) fn held(
         &self,

@@ -91,17 +91,21 @@ pub fn default_routes(backends: Distribution) -> HttpRoutes {
     routes(vec![route(Meta::default_named("http"), Vec::new(), backends)])
 }
 
-/// A route for bytes, or for TLS of these server names (`*.` before a suffix).
-pub fn tcp_route(name: &str, snis: &[&str], backends: Distribution) -> TcpRoute {
-    let sni = |name: &&str| match name.strip_prefix("*.") {
+/// A host, or all names below one (`*.` before it).
+pub fn host(name: &str) -> HostMatch {
+    match name.strip_prefix("*.") {
         Some(suffix) => {
             HostMatch::Suffix { reversed_labels: suffix.rsplit('.').map(str::to_owned).collect() }
         }
-        None => HostMatch::Exact((*name).to_owned()),
-    };
+        None => HostMatch::Exact(name.to_owned()),
+    }
+}
+
+/// A route for bytes, or for TLS of these server names (`*.` before a suffix).
+pub fn tcp_route(name: &str, snis: &[&str], backends: Distribution) -> TcpRoute {
     TcpRoute {
         meta: Meta::default_named(name),
-        snis: snis.iter().map(sni).collect(),
+        snis: snis.iter().map(|name| host(name)).collect(),
         filters: Vec::new(),
         backends,
     }

@@ -7,25 +7,19 @@ use http::{Method, Request, StatusCode};
 use std::net::SocketAddr;
 use weft_model::policy::{InboundProtocol, InboundRoutes, OutboundProtocol};
 use weft_model::route::{
-    Distribution, Filter, GrpcMatch, HeaderMatch, HeaderValueMatch, HostMatch, HttpMatch, InjectedAnswer,
-    Injection, PathMatch, Pattern, QueryMatch, QueryValueMatch, RequestMatch, Route, Rule,
+    Distribution, Filter, GrpcMatch, HeaderMatch, HeaderValueMatch, HttpMatch, InjectedAnswer, Injection,
+    PathMatch, Pattern, QueryMatch, QueryValueMatch, RequestMatch, Route, Rule,
 };
 use weft_net::body::Body;
 use weft_testkit::application::Application;
 use weft_testkit::client::{ask, exchange, http2};
 use weft_testkit::plane::Said;
-use weft_testkit::policy::{policy, routes, rule, to};
+use weft_testkit::policy::{host, policy, routes, rule, to};
 
 fn answering(answer: InjectedAnswer, hosts: &[&str], matches: Vec<RequestMatch>) -> Route {
-    let host = |host: &&str| match host.strip_prefix("*.") {
-        Some(suffix) => {
-            HostMatch::Suffix { reversed_labels: suffix.rsplit('.').map(str::to_owned).collect() }
-        }
-        None => HostMatch::Exact((*host).to_owned()),
-    };
     let answer = Filter::InjectFailure(Injection { answer, message: "it".into(), ratio: (1, 1) });
     let rule = Rule { matches, filters: vec![answer], ..rule(to(WEB)) };
-    Route { hosts: hosts.iter().map(host).collect(), ..only(rule) }
+    Route { hosts: hosts.iter().map(|name| host(name)).collect(), ..only(rule) }
 }
 
 fn http(status: u16, hosts: &[&str], matches: Vec<HttpMatch>) -> Route {

@@ -10,10 +10,7 @@ use weft_model::policy::{
     Authentication, Authorization, DefaultPolicy, InboundPolicy, InboundProtocol, InboundRoutes,
     NetworkMatch, RateLimit,
 };
-use weft_model::route::{
-    Distribution, Filter, HttpMatch, InjectedAnswer, Injection, PathMatch, RequestMatch, Route, Rule,
-    Timeouts,
-};
+use weft_model::route::{Filter, HttpMatch, InjectedAnswer, Injection, PathMatch, RequestMatch, Route, Rule};
 use weft_net::body::Body;
 use weft_testkit::application::Application;
 use weft_testkit::client::{Raw, ask, get, http2};
@@ -127,14 +124,7 @@ fn route(path: &str, filters: Vec<Filter>) -> Route {
     Route {
         meta: Meta::default_named(path.trim_start_matches('/')),
         hosts: vec![],
-        rules: vec![Rule {
-            matches: vec![RequestMatch::Http(of)],
-            filters,
-            backends: Distribution::Application,
-            timeouts: Timeouts::default(),
-            retry: None,
-            allow_request_headers: false,
-        }],
+        rules: vec![Rule::inbound(vec![RequestMatch::Http(of)], filters)],
         authorizations: vec![],
     }
 }

@@ -16,7 +16,7 @@ use weft_model::policy::{
     Authentication, Authorization, InboundPolicy, InboundProtocol, InboundRoutes, NetworkMatch, RateLimit,
     Suffix,
 };
-use weft_model::route::{Distribution, Filter, RequestMatch, Route, Rule, Timeouts};
+use weft_model::route::{Filter, RequestMatch, Route, Rule};
 
 /// How long an invalid server looks at a connection before it refuses it.
 const INVALID_DETECT: Duration = Duration::from_secs(10);
@@ -113,7 +113,7 @@ fn http_route(message: inbound::HttpRoute) -> Result<Route, WireError> {
     let read = |rule: inbound::http_route::Rule| {
         let matches = rule.matches.into_iter().map(|m| route::http_match(m).map(RequestMatch::Http));
         let filters = rule.filters.into_iter().map(|f| http_filter(f.kind));
-        Ok(inbound_rule(gather(matches)?, super::filters(filters)))
+        Ok(Rule::inbound(gather(matches)?, super::filters(filters)))
     };
     let about = (message.metadata, message.hosts, message.authorizations);
     inbound_route(about, message.rules.into_iter().map(read))
@@ -123,7 +123,7 @@ fn grpc_route(message: inbound::GrpcRoute) -> Result<Route, WireError> {
     let read = |rule: inbound::grpc_route::Rule| {
         let matches = rule.matches.into_iter().map(|m| route::grpc_match(m).map(RequestMatch::Grpc));
         let filters = rule.filters.into_iter().map(|f| grpc_filter(f.kind));
-        Ok(inbound_rule(gather(matches)?, super::filters(filters)))
+        Ok(Rule::inbound(gather(matches)?, super::filters(filters)))
     };
     let about = (message.metadata, message.hosts, message.authorizations);
     inbound_route(about, message.rules.into_iter().map(read))
@@ -142,17 +142,6 @@ fn inbound_route(
         rules: rules.collect::<Result<_, WireError>>()?,
         authorizations: gather(authorizations.into_iter().map(authorization))?,
     })
-}
-
-fn inbound_rule(matches: Vec<RequestMatch>, filters: Vec<Filter>) -> Rule {
-    Rule {
-        matches,
-        filters,
-        backends: Distribution::Application,
-        timeouts: Timeouts::default(),
-        retry: None,
-        allow_request_headers: false,
-    }
 }
 
 fn http_filter(kind: Option<inbound::http_route::filter::Kind>) -> Result<Filter, WireError> {

@@ -153,7 +153,7 @@ fn filters_that_are_unknown_or_make_no_sense_fail_their_own_requests() {
     let InboundProtocol::Http1(http) = decode(with(None)).value.protocol else { panic!() };
     let rule = &http.routes[0].rules[0];
     assert!(matches!(rule.filters[..], [Filter::Invalid { .. }]));
-    assert_eq!(rule.backends, Distribution::Application);
+    assert_eq!(rule.backends, weft_model::route::Distribution::Application);
     let bad = linkerd2_proxy_api::http_route::HttpFailureInjector { status: 1, ..Default::default() };
     let decoded = decode(with(Some(hr::filter::Kind::FailureInjector(bad))));
     let InboundProtocol::Http1(http) = decoded.value.protocol else { panic!() };
