@@ -127,6 +127,9 @@ catalogue! {
     NoRoute, "no-route", 404, 5, false,
         "No route of the destination's policy matches the request.",
         "Add a route, or correct host, path, method or headers.";
+    GatewayDomain, "gateway-domain", 404, 5, false,
+        "This gateway does not carry anything on to the name that a meshed peer asked for.",
+        "`INBOUND_GATEWAY_SUFFIXES` says which names it serves; the control plane must know the name, too.";
     NoDispatcher, "no-dispatcher", 502, 14, true,
         "The chosen backend leads nowhere.",
         "The control plane sent a backend without a kind; check the route's backendRefs.";

@@ -212,11 +212,13 @@ fn server(to: Option<SocketAddr>, plan: &Plan) -> Pairs {
 pub(crate) fn accepted(client: &Client, aim: &Aim) -> Pairs {
     let plan = match aim {
         Aim::One(held) if client.hop == Hop::Inbound => held.plan_now(),
+        Aim::Gateway(gateway) => gateway.door.plan_now(),
         _ => None,
     };
     let mut labels = match (&plan, aim) {
         (Some(plan), _) => server(aim.addr(), plan),
         (None, Aim::One(held) | Aim::Ingress(_, held)) => target_of(held.addr()),
+        (None, Aim::Gateway(gateway)) => target_of(gateway.door.addr()),
         // Each of its requests leads somewhere else.
         (None, Aim::Each(_)) => Pairs::new(),
     };

@@ -7,6 +7,7 @@
 
 mod repeat;
 
+use crate::gateway;
 use crate::given_up::{GIVEN_UP, Unanswered};
 use crate::headers::{self, Switch};
 use crate::heard::{Heard, Kept};
@@ -15,7 +16,7 @@ use crate::permit;
 use crate::prepare::{self, Wish};
 use crate::received::{self, Counted};
 use crate::reply::{self, Carried, Form, Grpc, Refusal};
-use crate::target;
+use crate::target::{self, Aim, Gateway};
 use crate::tunnel;
 use crate::via::{Admitted, Via};
 use http::{HeaderMap, Request, Response, StatusCode, Version};
@@ -35,8 +36,8 @@ use weft_connect::error::{SendError, SendFailure, Whereabouts};
 use weft_decide::classify::Class;
 use weft_decide::filter::{self, Outcome};
 use weft_decide::matching::RequestView;
-use weft_discover::plan::{Choice, Meshed, Protocol, Rule, RuleBackend, Upstream};
-use weft_model::reason::{Code, Evidence, Hop, Phase, Reason};
+use weft_discover::plan::{Choice, Meshed, Plan, Protocol, Rule, RuleBackend, Upstream};
+use weft_model::reason::{Code, Evidence, Phase, Reason};
 use weft_net::body::{Body, Reset};
 use weft_route::frames::FrameSizes;
 use weft_route::metrics::{Ending, Exchange};
@@ -133,11 +134,14 @@ async fn exchange(
 ) -> Result<Response<Body>, Failure> {
     let admitted = Admitted::of(via).ok_or_else(|| via.client.reason(Code::Overloaded, Phase::Head))?;
     let wish = prepare::incoming(via, request)?;
-    let plan = {
-        let held = via.aim.held(&via.client, request, wish.named.as_ref())?;
-        match held.plan_now() {
-            Some(plan) => plan,
-            None => Box::pin(target::awaited(&via.client, &held, via.patience())).await?,
+    let plan = match &via.aim {
+        Aim::Gateway(gateway) => Box::pin(through(via, gateway, request)).await?,
+        aim => {
+            let held = aim.held(&via.client, request, wish.named.as_ref())?;
+            match held.plan_now() {
+                Some(plan) => plan,
+                None => Box::pin(target::awaited(&via.client, &held, via.patience())).await?,
+            }
         }
     };
     if wish.named.is_some() && plan.protocol == Protocol::Opaque {
@@ -145,13 +149,7 @@ async fn exchange(
         let reason = via.client.reason(Code::InvalidPolicy, Phase::Discovery);
         return Err(reason.detail("the destination of `l5d-dst-override` speaks no HTTP").into());
     }
-    let table = if request.version() == Version::HTTP_2 { &plan.http2 } else { &plan.http1 };
-    let view = RequestView::of(request);
-    let found = table.find(&view).ok_or_else(|| permit::no_route(via, &plan, (table, &view)))?;
-    let rule = found.rule.clone();
-    let admitted_by = permit::authorized(via, &plan, &rule)?;
-    filters(via, &found, request)?;
-    permit::within_limit(via, &plan)?;
+    let (rule, admitted_by) = passes(via, &plan, request)?;
     if let Some(canonical) = &rule.canonical {
         request.headers_mut().insert(headers::DST_CANONICAL, canonical.clone());
     }
@@ -171,6 +169,32 @@ async fn exchange(
         course.failed(failure);
     }
     answered
+}
+
+/// Asks a plan about a request: a route, an authorization, the route's filters, a place within the rate limit (§4.4).
+fn passes(
+    via: &Via,
+    plan: &Plan,
+    request: &mut Request<Body>,
+) -> Result<(Arc<Rule>, Option<Arc<Exchange>>), Refusal> {
+    let table = if request.version() == Version::HTTP_2 { &plan.http2 } else { &plan.http1 };
+    let view = RequestView::of(request);
+    let found = table.find(&view).ok_or_else(|| permit::no_route(via, plan, (table, &view)))?;
+    let rule = found.rule.clone();
+    let admitted_by = permit::authorized(via, plan, &rule)?;
+    filters(via, &found, request)?;
+    permit::within_limit(via, plan)?;
+    Ok((rule, admitted_by))
+}
+
+/// Past a gateway's door, which is asked first, to the plan of where it leads.
+async fn through(via: &Via, gateway: &Gateway, request: &mut Request<Body>) -> Result<Arc<Plan>, Refusal> {
+    let door = match gateway.door.plan_now() {
+        Some(plan) => plan,
+        None => target::awaited(&via.client, &gateway.door, via.patience()).await?,
+    };
+    passes(via, &door, request)?;
+    gateway::request(via, gateway, request).await
 }
 
 /// Runs the rule's filters; any of them may answer by itself.
@@ -488,7 +512,7 @@ impl<'a> Course<'a> {
             return Err(failure);
         }
         // What it may have begun is not for it to see again and again.
-        if self.via.client.hop == Hop::Inbound && unreached {
+        if self.via.ends_here() && unreached {
             return self.await_application(failure).await;
         }
         self.refused_by.push(addr);

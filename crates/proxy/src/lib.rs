@@ -10,9 +10,11 @@ mod arrival;
 mod authz;
 mod client;
 pub mod detect;
+mod direct;
 #[cfg(test)]
 mod document;
 mod forward;
+mod gateway;
 mod gauges;
 mod given_up;
 mod headers;

@@ -5,7 +5,9 @@
 
 use crate::arrival::Towards;
 use crate::authz::Admission;
+use crate::gateway;
 use crate::permit;
+use crate::target::Aim;
 use crate::via::Via;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -36,13 +38,19 @@ pub(crate) fn relay(
 }
 
 async fn run(via: &Arc<Via>, held: &Held, client: Stream, sni: Option<&str>) -> Result<(), Reason> {
-    let plan = match held.plan_now() {
+    let asked = match held.plan_now() {
         Some(plan) => plan,
         None => crate::target::awaited(&via.client, held, via.patience())
             .await
             .map_err(|refusal| refusal.reason().clone())?,
     };
-    permit::connected(via, &plan)?;
+    permit::connected(via, &asked)?;
+    let plan = match &via.aim {
+        Aim::Gateway(gateway) => {
+            gateway::connection(via, gateway).await.map_err(|refusal| refusal.reason().clone())?
+        }
+        _ => asked.clone(),
+    };
     let rule = plan.tcp_rule(sni).ok_or_else(|| {
         via.client
             .reason(Code::NoRoute, Phase::Route)
@@ -54,17 +62,17 @@ async fn run(via: &Arc<Via>, held: &Held, client: Stream, sni: Option<&str>) -> 
         (None, Hop::Outbound) => Some(Towards::Address(via.aim.addr())),
     };
     let counted = towards.map(|to| via.shared.arrivals.relayed(&plan, &rule.route, to));
-    let outcome = obey(via, (held, &plan, rule), client).await;
+    let outcome = obey(via, (held, &asked, rule), client).await;
     if let Some(counted) = counted {
         counted.ended(outcome.as_ref().err().map(|reason| reason.code));
     }
     outcome
 }
 
-/// Does what the rule says.
+/// Does what the rule says, as long as those who were asked first admit the client.
 async fn obey(
     via: &Arc<Via>,
-    (held, plan, rule): (&Held, &Plan, &TcpRule),
+    (held, asked, rule): (&Held, &Plan, &TcpRule),
     client: Stream,
 ) -> Result<(), Reason> {
     match &rule.refusal {
@@ -82,7 +90,7 @@ async fn obey(
             tracing::debug!(?outcome, "a relayed connection ended");
             Ok(())
         }
-        reason = revoked(via, held, plan) => Err(reason),
+        reason = revoked(via, held, asked) => Err(reason),
     }
 }
 

@@ -13,7 +13,7 @@ use weft_decide::permission::Permission;
 use weft_discover::plan::{Plan, Rule, Table};
 use weft_model::authorization::Authorization;
 use weft_model::meta::Meta;
-use weft_model::reason::{Code, Hop, Phase, Reason};
+use weft_model::reason::{Code, Phase, Reason};
 use weft_route::limit::{Exceeded, Scope};
 use weft_route::metrics::Exchange;
 
@@ -23,7 +23,7 @@ const COMPARED: usize = 64;
 
 /// No route is for a request: which came nearest, and what it wanted.
 pub(crate) fn no_route(via: &Via, plan: &Plan, (table, request): (&Table, &RequestView<'_>)) -> Reason {
-    if via.client.hop == Hop::Inbound {
+    if via.ends_here() {
         via.shared.authz.http_not_found(via.asked(), plan);
     }
     let mut reason = via.client.reason(Code::NoRoute, Phase::Route);

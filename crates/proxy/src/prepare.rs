@@ -63,7 +63,7 @@ fn shape_target<B>(via: &Via, request: &mut Request<B>) {
     if request.version() == Version::HTTP_2 || request.uri().scheme().is_none() {
         return;
     }
-    if matches!(via.aim, Aim::One(_) | Aim::Ingress(..)) {
+    if !matches!(via.aim, Aim::Each(_)) {
         request.extensions_mut().insert(AbsoluteForm);
         return;
     }

@@ -127,6 +127,7 @@ fn peer_error(code: Code) -> &'static str {
         | Code::IdleTimeout => "response timeout",
         Code::DetectTimeout => "tls detection timeout",
         Code::LoopDetected => "gateway loop",
+        Code::GatewayDomain => "gateway domain invalid",
         Code::ConnectRefused | Code::ConnectTimeout | Code::ConnectFailed | Code::ConnectionLost => "i/o",
         _ => "unexpected",
     }

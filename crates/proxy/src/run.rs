@@ -7,6 +7,7 @@ use crate::admin::{self, Admin};
 use crate::admit::Admission;
 use crate::arrival::Arrivals;
 use crate::authz::Authz;
+use crate::direct::direct;
 use crate::gauges;
 use crate::limits::Limit;
 use crate::listen::{AcceptMetrics, Accepted, Bounds, Listener, Role};
@@ -45,7 +46,6 @@ use weft_model::route::RetryBudget;
 use weft_names::{Resolver, TtlBounds};
 use weft_net::drain::{self, Trigger};
 use weft_net::original::original_dst;
-use weft_net::stream::Stream;
 use weft_route::metrics::Metrics;
 use weft_route::retry::Budget;
 use weft_settings::{Controller, Direction, IdentitySource, Mode, Settings};
@@ -558,6 +558,7 @@ fn ports(accepting: &Accepting) -> Ports {
         binds: accepting.binds.iter().map(|(listener, app)| (port(listener), *app)).collect(),
         permanent: accepting.shared.settings.inbound_policy.ports.clone(),
         ips: accepting.shared.settings.inbound_policy.ips.clone(),
+        gateway: accepting.shared.settings.inbound_policy.gateway.clone(),
     }
 }
 
@@ -628,9 +629,7 @@ fn meant_for(shared: Arc<Shared>, ports: Arc<Ports>, accepted: Accepted) -> impl
     async move {
         match meant {
             Some(Meant::Direct(local)) => {
-                let client = accepted.client;
-                let incoming = serve::Incoming { stream: Stream::tcp(accepted.tcp), client };
-                serve::direct(shared, incoming, move |port| ports.named(port, local)).await;
+                direct(shared, accepted.into(), ports, local).await;
             }
             Some(Meant::Port(held)) => {
                 drop(ports);

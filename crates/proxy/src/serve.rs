@@ -28,10 +28,9 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-use tokio::io::AsyncReadExt;
 use weft_discover::destination::{Held, NoPlan};
 use weft_discover::plan::Protocol;
-use weft_identity::store::{Accept, Accepted, disown};
+use weft_identity::store::Accept;
 use weft_model::address::Addr;
 use weft_model::destination::Windows;
 use weft_model::identity::{NoTls, Peer};
@@ -48,7 +47,6 @@ use weft_net::prefixed::{self, Bounds, Outcome};
 use weft_net::stall::{self, Stallable, Stalled};
 use weft_net::stream::Stream;
 use weft_settings::Direction;
-use weft_wire::header::{self, Header, Progress, Session};
 
 /// A connection that was accepted.
 pub(crate) struct Incoming {
@@ -184,73 +182,9 @@ async fn spoken(via: Via, held: Held, stream: Stream, (protocol, found): (Protoc
     }
 }
 
-/// A connection to the inbound port itself: only meshed proxies, and only with a transport header that says
-/// which port they mean (§4.2). `port` finds that port's destination.
-pub(crate) async fn direct(shared: Arc<Shared>, incoming: Incoming, port: impl FnOnce(u16) -> Option<Held>) {
-    let client = incoming.client;
-    match Box::pin(transport_header(&shared, incoming)).await {
-        Ok((header, peer, stream)) => {
-            shared.arrivals.header(&header, &peer.id().map(ToString::to_string).unwrap_or_default());
-            let Some(held) = port(header.port.get()) else {
-                let reason = Reason::new(Code::LoopDetected, Hop::Inbound, Phase::Accept);
-                return shared.reports.connection(&reason.detail(format!("port {}", header.port)), client);
-            };
-            let via = Via::new(shared, Hop::Inbound, client, peer, Aim::One(held.clone()));
-            match header.session {
-                Some(Session::Http1) => http(via, stream, Http::One).await,
-                Some(Session::Http2) => http(via, stream, Http::Two).await,
-                None => opaque::relay(via.into(), held, stream, None).await,
-            }
-        }
-        Err(reason) => shared.reports.connection(&reason, client),
-    }
-}
-
-async fn transport_header(shared: &Shared, incoming: Incoming) -> Result<(Header, Peer, Stream), Reason> {
-    let refuse =
-        |detail: &str| Reason::new(Code::TransportHeader, Hop::Inbound, Phase::Accept).detail(detail);
-    let limit = shared.settings.inbound.detect_timeout;
-    let look = look(incoming.stream, limit, &shared.drains.inbound);
-    let (found, stream) = look.await.map_err(|e| refuse(&e.to_string()))?;
-    match &found {
-        Look::Tls(sni) if is_own_name(shared, sni.as_deref()) => {}
-        Look::Silent => return Err(Reason::new(Code::DetectTimeout, Hop::Inbound, Phase::Accept)),
-        Look::Tls(_) => {
-            // Without this its client could not tell a wrong address from a broken proxy.
-            disown(stream).await;
-            return Err(refuse("TLS for a name that is not this proxy's"));
-        }
-        _ => return Err(refuse("not mesh TLS for this proxy")),
-    }
-    const ALPN: &[&[u8]] = &[header::ALPN];
-    let accepted = shared.store.accept(stream, Accept { alpn: ALPN, timeout: limit }).await;
-    let Accepted { stream, client, alpn, .. } =
-        accepted.map_err(|e| Reason::new(e.code(), Hop::Inbound, Phase::Accept).detail(e.to_string()))?;
-    let id = client.ok_or_else(|| refuse("no client certificate"))?;
-    if alpn.as_deref() != Some(header::ALPN) {
-        return Err(refuse("the transport protocol was not negotiated"));
-    }
-    let bounds = Bounds { bytes: header::MAX_MESSAGE + 64, time: limit };
-    let decide = |bytes: &[u8]| match Header::decode(bytes) {
-        Ok(Progress::NeedMore(_)) => None,
-        Ok(Progress::Done { header, consumed }) => Some(Ok((header, consumed))),
-        Err(error) => Some(Err(error.to_string())),
-    };
-    let (outcome, mut stream) =
-        prefixed::read(stream, bounds, decide).await.map_err(|e| refuse(&e.to_string()))?;
-    let Outcome::Decided(decided) = outcome else { return Err(refuse("no transport header")) };
-    let (header, consumed) = decided.map_err(|e| refuse(&e))?;
-    if header.name.is_some() {
-        return Err(refuse("this proxy is not a gateway"));
-    }
-    let mut skipped = vec![0; consumed];
-    stream.read_exact(&mut skipped).await.map_err(|e| refuse(&e.to_string()))?;
-    Ok((header, Peer::Tls(Some(id)), stream))
-}
-
 /// What the first bytes turned out to be.
 #[derive(Debug)]
-enum Look {
+pub(crate) enum Look {
     Http(Http),
     Tls(Option<String>),
     Bytes,
@@ -269,7 +203,7 @@ impl Look {
 
 /// Looks at the first bytes until they tell the protocol. A client that has not said enough when the proxy drains
 /// is left: what it meant to ask has not begun.
-async fn look(stream: Stream, limit: Duration, drain: &Drain) -> std::io::Result<(Look, Stream)> {
+pub(crate) async fn look(stream: Stream, limit: Duration, drain: &Drain) -> std::io::Result<(Look, Stream)> {
     let bounds = Bounds { bytes: detect::LIMIT, time: limit };
     let decide = |bytes: &[u8]| Some(detect::detect(bytes)).filter(|d| *d != Detected::NeedMore);
     let (outcome, stream) = tokio::select! {
@@ -329,7 +263,7 @@ async fn protocol(shared: &Shared, held: &Held, detect_timeout: Duration) -> Pro
     }
 }
 
-fn is_own_name(shared: &Shared, sni: Option<&str>) -> bool {
+pub(crate) fn is_own_name(shared: &Shared, sni: Option<&str>) -> bool {
     sni.is_some_and(|sni| sni.eq_ignore_ascii_case(shared.store.local_name().server_name.as_str()))
 }
 
@@ -348,7 +282,7 @@ fn refused_handshake(shared: &Shared, client: SocketAddr, error: &weft_identity:
 
 /// Lets hyper read requests until the connection ends, is asked to close, or the proxy drains. Boxed, so that a
 /// connection that has not spoken yet holds none of this.
-fn http(via: Via, stream: Stream, version: Http) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+pub(crate) fn http(via: Via, stream: Stream, version: Http) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     let stream = via.counted(stream);
     match version {
         Http::One => Box::pin(http1(via, stream)),
@@ -685,7 +619,7 @@ fn http2_ended(via: &Via, ended: hyper::Result<()>, meter: &metered::Handle) {
 }
 
 impl Via {
-    fn new(shared: Arc<Shared>, hop: Hop, client: SocketAddr, peer: Peer, aim: Aim) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, hop: Hop, client: SocketAddr, peer: Peer, aim: Aim) -> Self {
         let (closing, allowed, name) = (Closing::default(), LastAllowed::default(), LastName::default());
         let client = Client { hop, addr: client, peer };
         let (under_way, late) = (AtomicUsize::new(0), AtomicBool::new(false));

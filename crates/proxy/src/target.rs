@@ -1,5 +1,5 @@
-//! Where a connection leads: to one destination, or, on the forward-proxy listener, to whatever each
-//! request names.
+//! Where a connection leads: to one destination, to whatever each request names (forward proxy, ingress), or through the
+//! gateway.
 
 use crate::client::Client;
 use crate::reply::Refusal;
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use weft_discover::destination::{Destinations, Held, NoPlan};
 use weft_discover::plan::Plan;
-use weft_model::address::Addr;
+use weft_model::address::{Addr, NameAddr};
 use weft_model::reason::{Code, Phase};
 use weft_net::body::Body;
 use weft_net::socket::arrives_at;
@@ -28,6 +28,17 @@ pub(crate) enum Aim {
     Each(Each),
     /// To what a request names in a header, else to this destination (ingress mode, §3.10).
     Ingress(Each, Held),
+    /// To the name that a meshed peer asked for, past the policy of the inbound port (§4.6).
+    Gateway(Gateway),
+}
+
+/// Where a connection to the gateway leads.
+pub(crate) struct Gateway {
+    /// The inbound port itself, whose policy says who may pass.
+    pub(crate) door: Held,
+    pub(crate) name: NameAddr,
+    /// Nothing, where the name is not one that the gateway serves.
+    pub(crate) beyond: Option<Held>,
 }
 
 /// What leading every request of a connection by itself takes, on the forward proxy's listener and in ingress mode.
@@ -122,6 +133,7 @@ impl Aim {
             (Aim::One(held) | Aim::Ingress(_, held), None) | (Aim::One(held), Some(_)) => {
                 return Ok(Cow::Borrowed(held));
             }
+            (Aim::Gateway(gateway), _) => return Ok(Cow::Borrowed(&gateway.door)),
             (Aim::Ingress(each, _), Some(named)) => {
                 let name = named.to_str().map_err(|_| bad("l5d-dst-override is no text".into()))?;
                 let addr = Addr::from_authority(name.trim(), HTTP_PORT)
@@ -139,10 +151,12 @@ impl Aim {
     /// The socket address, where the connection leads to one.
     pub(crate) fn addr(&self) -> Option<SocketAddr> {
         match self {
-            Aim::One(held) | Aim::Ingress(_, held) => match held.addr() {
-                Addr::Socket(socket) => Some(*socket),
-                Addr::Name(_) => None,
-            },
+            Aim::One(held) | Aim::Ingress(_, held) | Aim::Gateway(Gateway { door: held, .. }) => {
+                match held.addr() {
+                    Addr::Socket(socket) => Some(*socket),
+                    Addr::Name(_) => None,
+                }
+            }
             Aim::Each(_) => None,
         }
     }

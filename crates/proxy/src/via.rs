@@ -130,8 +130,7 @@ impl Via {
         let silent = self.shared.settings.informational_headers == InformationalHeaders::Suppressed;
         // Whoever reaches an outbound listener is the proxy's own application; but who uses the forward proxy from
         // elsewhere is not.
-        let local = matches!(self.aim, Aim::One(_) | Aim::Ingress(..))
-            || self.client.addr.ip().to_canonical().is_loopback();
+        let local = !matches!(self.aim, Aim::Each(_)) || self.client.addr.ip().to_canonical().is_loopback();
         match self.client.hop {
             Hop::Outbound if silent => Openness::Silent,
             Hop::Outbound if local => Openness::Evidence,
@@ -152,6 +151,11 @@ impl Via {
     /// Counts and logs why a request was refused.
     pub(crate) fn report(&self, reason: &Reason, subject: &Subject) {
         self.shared.reports.request(reason, subject, &self.client);
+    }
+
+    /// Whether what arrives is for the workload itself.
+    pub(crate) fn ends_here(&self) -> bool {
+        self.client.hop == Hop::Inbound && !matches!(self.aim, Aim::Gateway(_))
     }
 
     /// Closes the client's connection once the responses under way are done.

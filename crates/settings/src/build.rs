@@ -314,6 +314,7 @@ fn inbound_policy(r: &mut Reader<'_>, admin_port: u16) -> InboundDefaults {
         cluster_networks,
         ports,
         opaque_ports: r.with("INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION", read::ports).unwrap_or_default(),
+        gateway: Suffixes::parse(r.text("INBOUND_GATEWAY_SUFFIXES").unwrap_or_default()),
         ips: r.with("INBOUND_IPS", read::ips).unwrap_or_default(),
     }
 }

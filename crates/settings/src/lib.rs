@@ -219,6 +219,8 @@ pub struct InboundDefaults {
     pub ports: BTreeSet<NonZeroU16>,
     /// Ports that are opaque until the control plane says otherwise.
     pub opaque_ports: BTreeSet<NonZeroU16>,
+    /// Names to which this proxy carries on what meshed peers ask for.
+    pub gateway: Suffixes,
     /// Addresses this proxy serves; empty means all.
     pub ips: BTreeSet<IpAddr>,
 }

@@ -186,7 +186,6 @@ pub static NOT_OBEYED: &[(&str, &str)] = &[
     ("DESTINATION_PROFILE_INITIAL_TIMEOUT", "it is 500 ms, inbound, and DISCOVERY_TIMEOUT otherwise"),
     ("OUTBOUND_METRICS_HOSTNAME_LABELS", "route metrics do not tell hosts apart"),
     ("INBOUND_METRICS_AUTHORITY_LABELS", "inbound metrics do not tell authorities apart"),
-    ("INBOUND_GATEWAY_SUFFIXES", "this proxy is no gateway"),
     ("INBOUND_PORTS_REQUIRE_IDENTITY", "the peer does not read it either; use a policy"),
     ("INBOUND_PORTS_REQUIRE_TLS", "the peer does not read it either; use a policy"),
     ("TRACE_COLLECTOR_SVC_ADDR", "traces are not exported"),

@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use weft_identity::anchors::Anchors;
 use weft_identity::authority::{Authority, Lifetimes};
 use weft_identity::store::{LocalName, Store};
+use weft_model::address::NameAddr;
 use weft_model::destination::{EndpointInfo, ProtocolHint};
 use weft_model::identity::{Id, TlsTarget};
 use weft_net::prefixed::Bounds;
@@ -136,8 +137,8 @@ impl Mesh {
         self.plane = Some(Plane::start(self.at, &self.facts, manner));
     }
 
-    /// A workload's connection to the port of `target` through `inbound`, another proxy's: in mutual TLS,
-    /// with the transport header of an HTTP/1 session said, whether or not its protocol was asked for.
+    /// A workload's connection to the port of `target`, or to the name that it is given, through `inbound`, another proxy's:
+    /// in mutual TLS, with the transport header of an HTTP/1 session said, whether or not its protocol was asked for.
     pub async fn secured(
         &self,
         name: &str,
@@ -158,8 +159,9 @@ impl Mesh {
         };
         let tcp = Stream::tcp(TcpStream::connect(inbound).await.unwrap());
         let mut stream = store.connect(tcp, target.tls.as_ref().unwrap(), asked).await.unwrap().stream;
-        let port = target.addr.port().try_into().unwrap();
-        let header = Header { port, name: None, session: Some(Session::Http1) };
+        let named = target.authority_override.as_deref().map(|name| name.parse::<NameAddr>().unwrap());
+        let port = named.as_ref().map_or_else(|| target.addr.port().try_into().unwrap(), |named| named.port);
+        let header = Header { port, name: named.map(|n| n.name), session: Some(Session::Http1) };
         stream.write_all(&header.encode()).await.unwrap();
         stream.flush().await.unwrap();
         stream

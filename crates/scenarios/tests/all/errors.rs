@@ -21,19 +21,19 @@ use weft_testkit::until;
 
 /// What a row of the table says.
 #[derive(Clone, Copy, Debug)]
-struct Row {
+pub(crate) struct Row {
     code: &'static str,
     status: u16,
     grpc: &'static str,
     closes: bool,
 }
 
-const fn row(code: &'static str, status: u16, grpc: &'static str, closes: bool) -> Row {
+pub(crate) const fn row(code: &'static str, status: u16, grpc: &'static str, closes: bool) -> Row {
     Row { code, status, grpc, closes }
 }
 
 /// Asks over HTTP/1 and as a gRPC call, and expects what the row says.
-async fn answers(at: SocketAddr, row: Row) {
+pub(crate) async fn answers(at: SocketAddr, row: Row) {
     let mut raw = Raw::connect(at).await;
     let request = "POST / HTTP/1.1\r\nhost: web\r\nl5d-require-id: REQUIRED\r\ncontent-length: 0\r\n\r\n";
     let request = match row.code {

@@ -269,6 +269,75 @@ async fn a_transport_header_counts_only_where_its_protocol_was_agreed_on() {
 }
 
 #[tokio::test]
+async fn a_session_for_a_port_of_bytes_has_no_route() {
+    let pair = Pair::around(Application::saying("x").await).await;
+    let target = pair.server.meshed("web");
+    let everybody = DefaultPolicy::AllUnauthenticated.authorizations(&[]);
+    pair.mesh.facts.inbound(target.addr.port(), told(InboundProtocol::Opaque, everybody));
+    until("it is in force", async || pair.server.state().await["inbound"].to_string().contains("told")).await;
+    let mut stream =
+        pair.mesh.secured("peer", pair.server.proxy.inbound, &target, Alpn::TransportHeader).await;
+    // The connection stays: the second request closes it.
+    for (headers, closes) in [("", false), ("connection: close\r\n", true)] {
+        let request = format!("GET / HTTP/1.1\r\nhost: web\r\n{headers}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(stream.read_u8().await.unwrap());
+        }
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+        assert!(answer.contains("weft-reason: no-route"), "{answer}");
+        assert_eq!(answer.contains("connection: close"), closes, "{answer}");
+    }
+    assert!(pair.app.seen().is_empty());
+}
+
+#[tokio::test]
+async fn connections_meant_for_other_addresses_are_closed_before_they_are_looked_at() {
+    for (ours, served) in [("127.0.0.9", false), ("127.0.0.1,127.0.0.9", true)] {
+        let app = Application::saying("x").await;
+        let pair = Pair::with(app, &[("INBOUND_IPS", ours)], &[]).await;
+        let mut raw = Raw::connect(pair.server.proxy.inbound).await;
+        if served {
+            // It is looked at, and refused as what it is.
+            raw.send("GET / HTTP/1.1\r\nhost: web\r\n\r\n").await;
+        }
+        assert_eq!(raw.rest().await, b"", "closed without a word");
+        let code = if served { "\"transport-header\"" } else { "\"forbidden-target\"" };
+        assert_eq!(pair.server.metric("weft_reasons_total", &[code]).await, 1.0, "{ours}");
+        let errors = pair.server.metric("inbound_tcp_errors_total", &["error=\"unexpected\""]).await;
+        assert_eq!(errors, 1.0, "{ours}");
+        assert_eq!(get(pair.client.upstream(), "/").await.status, if served { 200 } else { 504 }, "{ours}");
+    }
+}
+
+#[tokio::test]
+async fn requests_for_whatever_host_share_connections_to_the_application() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    let app = Application::tcp(move |mut tcp| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async move {
+            let mut head = [0; 4096];
+            while let Ok(1..) = tcp.read(&mut head).await {
+                let _ = tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+            }
+        }
+    });
+    let mesh = Mesh::new();
+    let app = app.await;
+    let server = proxy_of(&mesh, "web", &app, &[]).await;
+    let mut raw = Raw::connect(server.bind()).await;
+    for host in ["web", "books", "web:80"] {
+        raw.send(format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        let answer = raw.answer().await;
+        assert_eq!(answer.text(), "ok", "{host}: {answer:?}");
+    }
+    assert_eq!(count.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
 async fn the_policy_of_an_explicit_port_is_in_force_before_anyone_connects() {
     let app = Application::saying("x").await;
     let mesh = Mesh::new();

@@ -10,6 +10,7 @@ mod errors;
 mod exchange;
 mod filters;
 mod forward_proxy;
+mod gateway;
 mod http1;
 mod inbound;
 mod ingress;

@@ -277,6 +277,13 @@ pub(super) const INBOUND: &[Setting] = &[
     )
     .or("all-unauthenticated")
     .danger("The default admits everybody."),
+    setting(
+        "INBOUND_GATEWAY_SUFFIXES",
+        Kind::Suffixes,
+        "Names to which this proxy, as a gateway, carries on what meshed peers ask for; empty means none. Who may ask is \
+         said by the policy of the inbound port itself.",
+    )
+    .or(""),
     setting("INBOUND_IPS", Kind::Ips, "Addresses served inbound; empty means all.").or(""),
     setting(
         "INBOUND_PORTS",
