@@ -222,6 +222,15 @@ impl Traffic {
     }
 }
 
+/// The versions that serve there.
+async fn versions(at: SocketAddr) -> String {
+    let mut seen = BTreeSet::new();
+    for _ in 0..12 {
+        seen.insert(get(at, "/").await.text());
+    }
+    seen.into_iter().collect::<Vec<_>>().join(" ")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_manifests_say_comes_into_force_without_a_failed_request() {
     let town = Town::new().await;
@@ -229,13 +238,7 @@ async fn what_manifests_say_comes_into_force_without_a_failed_request() {
     let at = client.upstream();
     until("there is an answer", async || get(at, "/").await.status == 200).await;
     let traffic = Traffic::begin(at, &["/", "/x"], || (), |(), _, answer| answer.status == 200);
-    let versions = async || {
-        let mut seen = BTreeSet::new();
-        for _ in 0..12 {
-            seen.insert(get(at, "/").await.text());
-        }
-        seen.into_iter().collect::<Vec<_>>().join(" ")
-    };
+    let versions = async || versions(at).await;
     // Routes and their shares.
     for (v1, v2, expected) in [(0, 1, "v2"), (1, 0, "v1"), (1, 1, "v1 v2"), (0, 1, "v2")] {
         town.put("route.yaml", &[http_route("route", "/", &split(v1, v2))]);
@@ -266,6 +269,28 @@ async fn what_manifests_say_comes_into_force_without_a_failed_request() {
     traffic.go_on_for(50).await;
     assert!(traffic.end().await > 500);
     assert!(town.servers.iter().all(|server| !server.app.seen().is_empty()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routes_lead_to_services_of_other_namespaces() {
+    let town = Town::new().await;
+    let client = town.client("client").await;
+    let at = client.upstream();
+    until("there is an answer", async || get(at, "/").await.status == 200).await;
+    let library = service("books", ", v: v2").replace("namespace: default", "namespace: library");
+    let shelf = town.servers[2].manifest("True").replace("namespace: default", "namespace: library");
+    let to = |namespace: &str| {
+        http_route("route", "/", &format!("backendRefs: [{{name: books, namespace: {namespace}, port: 80}}]"))
+    };
+    town.put("web-3.yaml", &[shelf]);
+    town.put("library.yaml", &[library]);
+    town.put("route.yaml", &[to("library")]);
+    until("the other namespace serves", async || versions(at).await == "v2").await;
+    // There is none of that name in the own one, and that is told and not served by whoever else there is.
+    town.put("route.yaml", &[to("default")]);
+    until("the backend is missing", async || get(at, "/").await.status == 500).await;
+    let told = get(at, "/").await;
+    assert!(told.header("weft-reason").contains("default/books"), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
