@@ -7,6 +7,7 @@
 mod arrival;
 mod play;
 mod policy;
+mod probing;
 mod replay;
 mod report;
 mod scenario;

@@ -101,6 +101,8 @@ struct Request {
     fails: bool,
     work: f64,
     has_place: bool,
+    /// How many were there when it came, and when that was.
+    there: Option<(usize, f64)>,
 }
 
 struct Game<'a> {
@@ -202,7 +204,9 @@ impl<'a> Game<'a> {
         let (at, now) = (self.seconds(), self.instant());
         let counts = at >= self.scenario.settle;
         self.seen.requests += u64::from(counts);
-        let Some((endpoint, taken)) = self.clients[arrival.client].take(&mut self.draws, now) else {
+        let work = &self.work;
+        let ask = |endpoint: &Simulated| work[endpoint.number].probed();
+        let Some((endpoint, taken)) = self.clients[arrival.client].take(&mut self.draws, now, &ask) else {
             self.seen.errors += u64::from(counts);
             return;
         };
@@ -218,12 +222,14 @@ impl<'a> Game<'a> {
             fails,
             work: arrival.work,
             has_place: false,
+            there: None,
         }));
     }
 
     fn is_there(&mut self, number: usize) {
         let at = self.seconds();
-        let Some(request) = self.requests[number].as_ref() else { return };
+        let Some(request) = self.requests[number].as_mut() else { return };
+        request.there = Some((self.work[request.endpoint.number].in_flight(), at));
         let group = request.endpoint.group.clone();
         if request.fails {
             self.plan(at + group.fail_ms / 1000.0, Event::Done(number));
@@ -245,6 +251,9 @@ impl<'a> Game<'a> {
         let Some(request) = self.requests[number].take() else { return };
         let good = answered && !request.fails;
         request.taken.ended(good, now);
+        if let Some((in_flight, since)) = request.there.filter(|_| answered) {
+            self.work[request.endpoint.number].served(in_flight, at - since);
+        }
         if request.came >= self.scenario.settle {
             self.seen.errors += u64::from(!good);
             // An error that comes at once is nothing to be glad of: it counts as an error, and not as fast.

@@ -2,7 +2,8 @@
 //!
 //! A policy takes an endpoint for a request and hears how the request ended. It neither sends nor waits.
 
-use crate::shop::Simulated;
+use crate::probing::Probing;
+use crate::shop::{Probed, Simulated};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,13 +26,15 @@ pub(crate) enum Kind {
     Fewest,
     /// Of two the one with the lesser peak EWMA times what it owes, as published (Finagle, Linkerd).
     PeakEwma,
+    /// By what endpoints say of themselves (Prequal).
+    Probing,
     /// Ours.
     Weft,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 5] =
-        [Kind::RoundRobin, Kind::LeastRequests, Kind::Fewest, Kind::PeakEwma, Kind::Weft];
+    pub(crate) const ALL: [Kind; 6] =
+        [Kind::RoundRobin, Kind::LeastRequests, Kind::Fewest, Kind::PeakEwma, Kind::Probing, Kind::Weft];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -39,6 +42,7 @@ impl Kind {
             Kind::LeastRequests => "least requests (two choices)",
             Kind::Fewest => "least requests (all)",
             Kind::PeakEwma => "peak EWMA as published",
+            Kind::Probing => "probing as published",
             Kind::Weft => "Weft",
         }
     }
@@ -48,6 +52,7 @@ impl Kind {
 pub(crate) enum Balancer {
     Ours(Backend<Option<Arc<Simulated>>>),
     Rival(Rival),
+    Probing(Mutex<Probing>),
 }
 
 /// A rival's endpoints and what it knows of them.
@@ -68,6 +73,8 @@ pub(crate) struct Known {
 pub(crate) enum Taken {
     Ours(Pending<Option<Arc<Simulated>>>),
     Rival(Arc<Known>, Instant, Instant),
+    /// By somebody who does not care what becomes of it.
+    Careless,
 }
 
 impl Balancer {
@@ -82,6 +89,7 @@ impl Balancer {
                 };
                 Self::Ours(Backend::new(Params::default(), make))
             }
+            Kind::Probing => Self::Probing(Mutex::default()),
             kind => Self::Rival(Rival { kind, epoch: now, turn: Mutex::new(0), known: Mutex::default() }),
         }
     }
@@ -91,11 +99,19 @@ impl Balancer {
         match self {
             Self::Ours(backend) => backend.apply(Change::Reset(endpoints.iter().map(info).collect())),
             Self::Rival(rival) => rival.announce(endpoints, now),
+            Self::Probing(probing) => {
+                probing.get_mut().unwrap_or_else(PoisonError::into_inner).announce(endpoints)
+            }
         }
     }
 
-    /// Takes an endpoint.
-    pub(crate) fn take(&self, rng: &mut fastrand::Rng, now: Instant) -> Option<(Arc<Simulated>, Taken)> {
+    /// Takes an endpoint. `ask` asks one how it is.
+    pub(crate) fn take(
+        &self,
+        rng: &mut fastrand::Rng,
+        now: Instant,
+        ask: &dyn Fn(&Simulated) -> Probed,
+    ) -> Option<(Arc<Simulated>, Taken)> {
         match self {
             Self::Ours(backend) => {
                 let picked = backend.pick(now, rng.u64(..)).ok()?;
@@ -103,6 +119,10 @@ impl Balancer {
                 Some((endpoint, Taken::Ours(picked.into_pending())))
             }
             Self::Rival(rival) => rival.take(rng, now),
+            Self::Probing(probing) => {
+                let mut probing = probing.lock().unwrap_or_else(PoisonError::into_inner);
+                Some((probing.take(rng, now, ask)?, Taken::Careless))
+            }
         }
     }
 }
@@ -118,6 +138,7 @@ impl Taken {
                 }
                 pending.judge(if good { Verdict::Success } else { Verdict::Failure }, None, now);
             }
+            Self::Careless => {}
             Self::Rival(known, started, epoch) => {
                 let mut state = known.state.lock().unwrap_or_else(PoisonError::into_inner);
                 let (tick, decay) = (Tick::new(epoch, now), LoadParams::default().decay);

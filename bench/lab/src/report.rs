@@ -76,6 +76,38 @@ pub(crate) fn beaten(played: &Played) -> Vec<String> {
     verdicts
 }
 
+/// The most by which a policy's p99 is above the best of a scenario, in which one, and its highest error rate above the best.
+pub(crate) fn at_worst(all: &[Played], kind: Kind) -> (f64, &str, f64) {
+    let mut worst = (1.0, "", 0.0_f64);
+    for played in all {
+        let Some((_, own)) = played.seen.iter().find(|(k, _)| *k == kind) else { continue };
+        let best =
+            |of: fn(&Seen) -> f64| played.seen.iter().map(|(_, seen)| of(seen)).fold(f64::MAX, f64::min);
+        let ratio = own.quantile(0.99) / best(|seen| seen.quantile(0.99));
+        if ratio > worst.0 {
+            (worst.0, worst.1) = (ratio, &played.scenario.name);
+        }
+        worst.2 = worst.2.max(own.error_rate() - best(Seen::error_rate));
+    }
+    worst
+}
+
+/// How each policy does where it does worst.
+fn summary(all: &[Played]) -> String {
+    let mut out = String::from(
+        "### Where each does worst\n\n\
+         | policy | p99 above the best at most | in | errors above the best at most, points |\n|---|---|---|---|\n",
+    );
+    for kind in Kind::ALL {
+        let bold = if kind == Kind::Weft { "**" } else { "" };
+        let (ratio, scenario, errors) = at_worst(all, kind);
+        let (above, errors) = ((ratio - 1.0) * 100.0, errors * 100.0);
+        let _ = writeln!(out, "| {bold}{}{bold} | {above:.0} % | {scenario} | {errors:.2} |", kind.name());
+    }
+    out.push('\n');
+    out
+}
+
 /// How far simulated and real figures may be apart.
 const APART: f64 = 0.15;
 
@@ -110,7 +142,7 @@ pub(crate) fn agreement(scenario: &Scenario, simulated: &Seen, real: &Seen) -> (
 pub(crate) fn publish(page: &Path, all: &[Played]) -> Result<(), String> {
     let wrong = |error: std::io::Error| format!("{}: {error}", page.display());
     let text = std::fs::read_to_string(page).map_err(wrong)?;
-    let figures = format!("![p99 of every policy](balancing.svg)\n\n{}", tables(all));
+    let figures = format!("![p99 of every policy](balancing.svg)\n\n{}{}", summary(all), tables(all));
     let text = replace(&text, &figures)
         .ok_or_else(|| format!("{} has no line `{BEGIN}` followed by `{END}`", page.display()))?;
     std::fs::write(page, text).map_err(wrong)?;
@@ -173,12 +205,21 @@ mod tests {
     fn ours_is_the_best_or_nearly_so_in_every_scenario() {
         let scenarios = scenario::read("judge").unwrap();
         assert!(scenarios.len() >= 9);
+        let mut all = Vec::new();
         for (file, mut scenario) in scenarios {
             scenario.seeds.truncate(1);
             let played = play::all(&scenario);
             let beaten = beaten(&played);
             assert!(beaten.is_empty() || !scenario.exception.is_empty(), "{file}: {beaten:?}");
+            all.push(played);
         }
+        // Where ours loses by more than the tolerance, every other loses by more elsewhere.
+        let (ours, scenario, _) = at_worst(&all, Kind::Weft);
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Weft) {
+            let (its, at, _) = at_worst(&all, kind);
+            assert!(ours <= TOLERANCE || its > ours, "ours {ours} in {scenario}, {kind:?} {its} in {at}");
+        }
+        assert!(summary(&all).contains("| **Weft** |"));
     }
 
     #[test]

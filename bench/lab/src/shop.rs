@@ -21,7 +21,21 @@ pub(crate) struct Simulated {
 pub(crate) struct Work {
     busy: usize,
     waiting: VecDeque<usize>,
+    /// Of the last answers: how many requests there were when its own came, and the seconds that it took.
+    served: VecDeque<(usize, f64)>,
 }
+
+/// What an endpoint says of itself when it is asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Probed {
+    pub(crate) in_flight: usize,
+    /// Seconds that answers took lately when there was as much to do; 0 before the first.
+    pub(crate) latency: f64,
+}
+
+/// Answers that an endpoint remembers, and of how many it tells the median.
+const SERVED: usize = 64;
+const MEDIAN_OF: usize = 15;
 
 impl Work {
     /// A request comes; true if a place is free for it, otherwise it waits.
@@ -32,6 +46,30 @@ impl Work {
             false => self.waiting.push_back(request),
         }
         free
+    }
+
+    /// Requests that are there.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.busy + self.waiting.len()
+    }
+
+    /// A request has been answered, for which `in_flight` there were when it came.
+    pub(crate) fn served(&mut self, in_flight: usize, seconds: f64) {
+        self.served.push_back((in_flight, seconds));
+        if self.served.len() > SERVED {
+            self.served.pop_front();
+        }
+    }
+
+    /// What it says of itself.
+    pub(crate) fn probed(&self) -> Probed {
+        let in_flight = self.in_flight();
+        let mut near: Vec<_> =
+            self.served.iter().map(|(then, took)| (then.abs_diff(in_flight), *took)).collect();
+        near.sort_by_key(|(apart, _)| *apart);
+        near.truncate(MEDIAN_OF);
+        near.sort_by(|a, b| a.1.total_cmp(&b.1));
+        Probed { in_flight, latency: near.get(near.len() / 2).map_or(0.0, |(_, took)| *took) }
     }
 
     /// A place becomes free; gives the next who waits and whom `is_there`, and who takes the place at once.
