@@ -193,6 +193,9 @@ catalogue! {
     AuthorizationRevoked, "authorization-revoked", 403, 7, true,
         "A policy change no longer admits this connection.",
         "Add an authorization if it should be admitted.";
+    Retried, "retried", 503, 14, false,
+        "What an attempt came to was not passed on, and the request was tried again; nobody is answered with this.",
+        "Nothing to do for the request; the detail says what came of the attempt at that endpoint.";
     Draining, "draining", 503, 14, true,
         "The proxy is shutting down.",
         "Repeat the request; it will reach another replica.";

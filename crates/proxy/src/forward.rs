@@ -414,12 +414,15 @@ impl<'a> Course<'a> {
             }
             Ok(Err(error)) => Box::pin(self.lost(backend, (picked, sent), error, spare)).await,
             Err(Expired::Attempt(code)) => {
+                let addr = picked.info().addr;
                 self.settle_failed(backend, (picked, sent), code);
                 let again = match self.retry_policy() {
                     Some(policy) if code == Code::HeadersTimeout => self.policy_retry(policy, spare),
                     _ => None,
                 };
-                self.again_or(again, |course| course.reason(code, Phase::Request).into())
+                *self.request = again.ok_or_else(|| self.reason(code, Phase::Request))?;
+                self.tells_again(Some(addr), &code);
+                Ok(Next::Again)
             }
             Err(Expired::Request) => {
                 let reason = self.out_of_time();
@@ -438,11 +441,13 @@ impl<'a> Course<'a> {
         (spare, outgoing): (Option<Box<Spare>>, Option<Arc<Outgoing>>),
     ) -> Result<Next, Failure> {
         if let Some(again) = self.worth_repeating(&heard, spare) {
+            let addr = picked.info().addr;
             let mut passage = self.passage(backend, picked, sent, &heard);
             passage.settle_attempt();
             // The request goes on, and with it its place among those in flight.
             self.admitted = passage.admitted.take();
             *self.request = again;
+            self.tells_again(Some(addr), &heard);
             return Ok(Next::Again);
         }
         let (meshed, choice) = (picked.endpoint().meshed, picked.endpoint().choice);
@@ -515,8 +520,7 @@ impl<'a> Course<'a> {
         if self.via.ends_here() && unreached {
             return self.await_application(failure).await;
         }
-        self.refused_by.push(addr);
-        self.elsewhere(failure)
+        self.elsewhere(addr, failure)
     }
 
     /// Settles load, breaker and metrics of an attempt that brought no answer.

@@ -5,6 +5,7 @@
 
 use crate::passage::GrpcOutcome;
 use http::{HeaderMap, Response, Version};
+use std::fmt;
 use std::time::Instant;
 use weft_attempt::peek;
 use weft_decide::classify;
@@ -54,5 +55,12 @@ impl Heard {
     /// The fields that say how the call ended.
     pub(crate) fn said(&self) -> &HeaderMap {
         self.trailers.as_ref().unwrap_or(self.response.headers())
+    }
+}
+
+impl fmt::Display for Heard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "answered {}", self.response.status().as_u16())?;
+        self.grpc.code().map_or(Ok(()), |code| write!(f, ", grpc-status {code}"))
     }
 }

@@ -20,6 +20,13 @@ pub(crate) struct Subject {
     pub(crate) host: Option<HeaderValue>,
 }
 
+impl Subject {
+    fn authority(&self) -> &str {
+        let host = || self.host.as_ref().and_then(|host| host.to_str().ok());
+        self.uri.authority().map(|authority| authority.as_str()).or_else(host).unwrap_or_default()
+    }
+}
+
 /// The counters and the log of refusals.
 pub(crate) struct Reports {
     reasons: Family<Counter>,
@@ -64,12 +71,20 @@ impl Reports {
             family.series(&[("error", peer_error(reason.code))]).inc();
         }
         if let Some(suppressed) = self.admit(reason) {
-            let authority = subject.uri.authority().map(|a| a.as_str().to_owned());
-            let host = subject.host.as_ref().and_then(|h| h.to_str().ok().map(str::to_owned));
-            let authority = authority.or(host).unwrap_or_default();
             tracing::info!(
-                reason = %reason, method = %subject.method, authority, path = subject.uri.path(),
+                reason = %reason, method = %subject.method, authority = subject.authority(), path = subject.uri.path(),
                 client = %client.addr, peer = client.who(), suppressed, "the mesh answered a request"
+            );
+        }
+    }
+
+    /// A request is tried again instead of being answered with what came of it.
+    pub(crate) fn again(&self, reason: &Reason, subject: &Subject, client: &Client) {
+        self.count(reason);
+        if let Some(suppressed) = self.admit(reason) {
+            tracing::info!(
+                reason = %reason, method = %subject.method, authority = subject.authority(), path = subject.uri.path(),
+                client = %client.addr, peer = client.who(), suppressed, "the mesh tried a request again"
             );
         }
     }

@@ -8,10 +8,12 @@ use crate::heard::Heard;
 use crate::limits::Limit;
 use crate::prepare;
 use http::Request;
+use std::fmt;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use weft_attempt::replay::Spare;
 use weft_balance::unavailable::{Cause, Unavailable};
-use weft_model::reason::Phase;
+use weft_model::reason::{Code, Phase};
 use weft_model::route::RetryPolicy;
 use weft_net::body::Body;
 use weft_route::metrics::Granted;
@@ -43,21 +45,6 @@ impl<'a> Course<'a> {
         match &self.limits.retry {
             Some(Retry::Policy(policy)) => Some(policy),
             _ => None,
-        }
-    }
-
-    /// Puts the request back for another attempt, if there is one; else the failure.
-    pub(super) fn again_or(
-        &mut self,
-        again: Option<Request<Body>>,
-        failure: impl FnOnce(&Self) -> Failure,
-    ) -> Result<Next, Failure> {
-        match again {
-            Some(request) => {
-                *self.request = request;
-                Ok(Next::Again)
-            }
-            None => Err(failure(self)),
         }
     }
 
@@ -109,9 +96,22 @@ impl<'a> Course<'a> {
             );
         self.attempts += 1;
         match self.retry_policy() {
-            Some(policy) if in_vain && self.may_try_again(policy) && self.could_be_sent(policy) => Ok(()),
+            Some(policy) if in_vain && self.may_try_again(policy) && self.could_be_sent(policy) => {
+                self.tells_again(None, &failure.code);
+                Ok(())
+            }
             _ => Err(failure.into()),
         }
+    }
+
+    /// Tells that the request is tried again, and what came of the last attempt.
+    pub(super) fn tells_again(&self, endpoint: Option<SocketAddr>, came: &dyn fmt::Display) {
+        let mut reason = self.reason(Code::Retried, Phase::Request);
+        reason.evidence.tries = Some(self.attempts);
+        reason.evidence.endpoint = endpoint.map(|addr| addr.to_string());
+        reason.evidence.policy = Some(self.rule.route.name().to_owned());
+        let via = self.via;
+        via.shared.reports.again(&reason.detail(came.to_string()), &via.subject(self.request), &via.client);
     }
 
     /// Keeps the request for a retry, as far as its rule and the settings allow.
@@ -167,9 +167,14 @@ impl<'a> Course<'a> {
         Ok(Next::Again)
     }
 
-    /// The request once more, to whichever endpoint is drawn next, within the budget; else the failure.
-    pub(super) fn elsewhere(&mut self, failure: Failure) -> Result<Next, Failure> {
+    /// The request once more, to whichever endpoint but this is drawn next, within the budget; else the failure.
+    pub(super) fn elsewhere(&mut self, addr: SocketAddr, failure: Failure) -> Result<Next, Failure> {
         if self.attempts < MAX_ATTEMPTS && self.via.shared.unprocessed.withdraw(Instant::now()) {
+            self.refused_by.push(addr);
+            match &failure {
+                Failure::Refused(refusal) => self.tells_again(Some(addr), &refusal.reason().code),
+                Failure::Reset(reset) => self.tells_again(Some(addr), reset),
+            }
             return Ok(Next::Again);
         }
         Err(failure)

@@ -1,6 +1,7 @@
 //! What clients are told when the mesh itself answers.
 
-use crate::world::{Pair, WEB, plain, proxy_of, proxy_to, tell};
+use crate::retries::{answering, retrying};
+use crate::world::{Pair, WEB, plain, proxy_of, proxy_to, ruled, tell};
 use http::Response;
 use std::cell::RefCell;
 use std::sync::Once;
@@ -12,6 +13,7 @@ use weft_testkit::application::Application;
 use weft_testkit::client::{Raw, get};
 use weft_testkit::mesh::Mesh;
 use weft_testkit::plane::Said;
+use weft_testkit::policy::to;
 use weft_testkit::until;
 
 #[tokio::test]
@@ -170,6 +172,26 @@ async fn a_failure_is_one_log_line_with_code_method_authority_path_and_peer() {
     assert!(!line.contains("hidden"), "queries may hold secrets: {line}");
     let code = ["code=\"unauthorized\"", "direction=\"inbound\"", "phase=\"route\""];
     assert_eq!(pair.server.metric("weft_reasons_total", &code).await, 1.0);
+}
+
+#[tokio::test]
+async fn what_is_tried_again_is_told_with_what_came_of_it() {
+    let lines = Lines::begin();
+    let app = answering(&[503]).await;
+    let (_mesh, proxy) = ruled(retrying(2, to(WEB)), &app).await;
+    assert_eq!(get(proxy.upstream(), "/x?token=hidden").await.status, 200);
+    let logged = lines.with("reason=retried");
+    let [line] = &logged[..] else { panic!("{logged:#?} of {:#?}", lines.with("")) };
+    let endpoint = app.addr.to_string();
+    for part in ["tries=1", "policy=\"it\"", &endpoint, "answered 503", "method=GET", "path=\"/x\""] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    assert!(!line.contains("hidden"), "queries may hold secrets: {line}");
+    assert_eq!(
+        proxy.metric("weft_reasons_total", &["code=\"retried\"", "direction=\"outbound\""]).await,
+        1.0
+    );
+    assert_eq!(proxy.metric("outbound_http_errors_total", &[]).await, 0.0, "it is no error of the mesh");
 }
 
 #[tokio::test]

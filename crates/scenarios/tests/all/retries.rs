@@ -23,7 +23,7 @@ use weft_testkit::policy::{http_route, policy, route, routes, rule, to};
 use weft_testkit::{until, within};
 
 /// An application that answers with these statuses in turn, and then 200.
-async fn answering(statuses: &[u16]) -> Application {
+pub(crate) async fn answering(statuses: &[u16]) -> Application {
     let left = Arc::new(Mutex::new(statuses.iter().copied().collect::<VecDeque<_>>()));
     Application::http(move |_| {
         let status = left.lock().unwrap().pop_front().unwrap_or(200);
@@ -35,7 +35,7 @@ async fn answering(statuses: &[u16]) -> Application {
 }
 
 /// Retries 503 so often.
-fn retrying(limit: u32, backends: Distribution) -> Rule {
+pub(crate) fn retrying(limit: u32, backends: Distribution) -> Rule {
     let retry = RetryPolicy {
         limit,
         max_request_bytes: 1024,
