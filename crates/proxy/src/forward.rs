@@ -16,7 +16,7 @@ use crate::permit;
 use crate::prepare::{self, Wish};
 use crate::received::{self, Counted};
 use crate::reply::{self, Carried, Form, Grpc, Refusal};
-use crate::target::{self, Aim, Gateway};
+use crate::target::{self, Aim};
 use crate::tunnel;
 use crate::via::{Admitted, Via};
 use http::{HeaderMap, Request, Response, StatusCode, Version};
@@ -134,16 +134,18 @@ async fn exchange(
 ) -> Result<Response<Body>, Failure> {
     let admitted = Admitted::of(via).ok_or_else(|| via.client.reason(Code::Overloaded, Phase::Head))?;
     let wish = prepare::incoming(via, request)?;
-    let plan = match &via.aim {
-        Aim::Gateway(gateway) => Box::pin(through(via, gateway, request)).await?,
-        aim => {
-            let held = aim.held(&via.client, request, wish.named.as_ref())?;
-            match held.plan_now() {
-                Some(plan) => plan,
-                None => Box::pin(target::awaited(&via.client, &held, via.patience())).await?,
-            }
+    let mut plan = {
+        let held = via.aim.held(&via.client, request, wish.named.as_ref())?;
+        match held.plan_now() {
+            Some(plan) => plan,
+            None => Box::pin(target::awaited(&via.client, &held, via.patience())).await?,
         }
     };
+    if let Aim::Gateway(gateway) = &via.aim {
+        // The plan so far is that of the door, which is asked first.
+        passes(via, &plan, request)?;
+        plan = Box::pin(gateway::request(via, gateway, request)).await?;
+    }
     if wish.named.is_some() && plan.protocol == Protocol::Opaque {
         // As the peer does: who names a destination of bytes for a request is told, and not sent elsewhere.
         let reason = via.client.reason(Code::InvalidPolicy, Phase::Discovery);
@@ -185,16 +187,6 @@ fn passes(
     filters(via, &found, request)?;
     permit::within_limit(via, plan)?;
     Ok((rule, admitted_by))
-}
-
-/// Past a gateway's door, which is asked first, to the plan of where it leads.
-async fn through(via: &Via, gateway: &Gateway, request: &mut Request<Body>) -> Result<Arc<Plan>, Refusal> {
-    let door = match gateway.door.plan_now() {
-        Some(plan) => plan,
-        None => target::awaited(&via.client, &gateway.door, via.patience()).await?,
-    };
-    passes(via, &door, request)?;
-    gateway::request(via, gateway, request).await
 }
 
 /// Runs the rule's filters; any of them may answer by itself.
