@@ -24,22 +24,28 @@ use weft_wire::header::{self, Header, Progress, Session};
 /// Serves one, made to the address `local`.
 pub(crate) async fn direct(shared: Arc<Shared>, incoming: Incoming, ports: Arc<Ports>, local: IpAddr) {
     let client = incoming.client;
-    let served = async {
-        let (header, peer, stream) = Box::pin(transport_header(&shared, incoming)).await?;
-        shared.arrivals.header(&header, &peer.id().map(ToString::to_string).unwrap_or_default());
-        let (aim, held) = meant(&ports, &header, local)?;
-        let via = Via::new(shared.clone(), Hop::Inbound, client, peer, aim);
-        match header.session {
-            Some(Session::Http1) => http(via, stream, Http::One).await,
-            Some(Session::Http2) => http(via, stream, Http::Two).await,
-            None => opaque::relay(via.into(), held, stream, None).await,
-        }
-        Ok(())
-    };
-    let served: Result<(), Reason> = served.await;
-    if let Err(reason) = served {
+    if let Err(reason) = served(&shared, incoming, ports, local).await {
         shared.reports.connection(&reason, client);
     }
+}
+
+async fn served(
+    shared: &Arc<Shared>,
+    incoming: Incoming,
+    ports: Arc<Ports>,
+    local: IpAddr,
+) -> Result<(), Reason> {
+    let client = incoming.client;
+    let (header, peer, stream) = Box::pin(transport_header(shared, incoming)).await?;
+    shared.arrivals.header(&header, &peer.id().map(ToString::to_string).unwrap_or_default());
+    let (aim, held) = meant(&ports, &header, local)?;
+    let via = Via::new(shared.clone(), Hop::Inbound, client, peer, aim);
+    match header.session {
+        Some(Session::Http1) => http(via, stream, Http::One).await,
+        Some(Session::Http2) => http(via, stream, Http::Two).await,
+        None => opaque::relay(via.into(), held, stream, None).await,
+    }
+    Ok(())
 }
 
 /// Where a header leads, and the port whose policy says who may go there.
